@@ -1,0 +1,1 @@
+"""Extractors: images in, embeddings out. May import `warehouse`; `warehouse` never imports this."""

@@ -1,0 +1,20 @@
+"""Looking a name up in a list, and saying what was meant when it is not there."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from warehouse.errors import UnknownNameError
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    near = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str], shown: int = 20) -> UnknownNameError:
+    """Build the error for a name that is not in `known`: the value, the nearest name, the list (cut at `shown`)."""
+    names = sorted(known)
+    listed = ", ".join(names[:shown]) + (f", … ({len(names)} in all)" if len(names) > shown else "")
+    return UnknownNameError(f"unknown {what} {name!r}.{suggestion(name, names)} Known: {listed or 'none yet'}.")
