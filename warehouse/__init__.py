@@ -1,3 +1,3 @@
-"""The warehouse: the lake of embeddings, its ingestion, correction, search and evaluation. Never imports torch."""
+"""The lake of embeddings: ingestion, correction, search, evaluation. Never imports torch."""
 
 __version__ = "0.1.0"

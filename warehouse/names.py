@@ -14,7 +14,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str], shown: int = 20) -> UnknownNameError:
-    """Build the error for a name that is not in `known`: the value, the nearest name, the list (cut at `shown`)."""
+    """Build the error for an unknown name: the value, the nearest known one, the list (cut at `shown`)."""
     names = sorted(known)
     listed = ", ".join(names[:shown]) + (f", … ({len(names)} in all)" if len(names) > shown else "")
-    return UnknownNameError(f"unknown {what} {name!r}.{suggestion(name, names)} Known: {listed or 'none yet'}.")
+    hint = suggestion(name, names)
+    return UnknownNameError(f"unknown {what} {name!r}.{hint} Known: {listed or 'none yet'}.")
