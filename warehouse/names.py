@@ -13,8 +13,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
-def unknown(what: str, name: str, known: Iterable[str], shown: int = 20) -> UnknownNameError:
-    """Build the error for an unknown name: the value, the nearest known one, the list (cut at `shown`)."""
+def unknown(name: str, what: str, known: Iterable[str], shown: int = 20) -> UnknownNameError:
+    """Build the error for an unknown name of some kind: the nearest known one, the list (cut at `shown`)."""
     names = sorted(known)
     listed = ", ".join(names[:shown]) + (f", … ({len(names)} in all)" if len(names) > shown else "")
     hint = suggestion(name, names)

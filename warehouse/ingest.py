@@ -1,0 +1,203 @@
+"""Taking a plate in: one transaction per plate and feature set, all of it or nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import duckdb
+import polars as pl
+
+from warehouse import feature_sets, layouts
+from warehouse.feature_sets import FeatureSet
+from warehouse.lake import Lake, now
+from warehouse.runs import Run
+from warehouse.sqltext import relation
+
+Outcome = Literal["added", "replaced", "relabelled", "unchanged"]
+
+_LOAD = f"feature_set = ? AND {layouts.PLATE}"
+
+
+@dataclass(frozen=True)
+class PlateData:
+    """Everything of one plate that one feature set holds.
+
+    Attributes:
+        key: source, batch, plate.
+        content_hash: of what the plate was made from; the same hash again is a no-op.
+        layout: the plate's wells, or None where none was given.
+        images: rows of `main.fields`, or None where the profiles came without images.
+        cells: frames of rows of `<feature set>.cells`, in any number (a plate of millions of cells comes in parts).
+        fields: rows of `<feature set>.fields`.
+        wells: rows of `<feature set>.wells`.
+        rejections: rows of `main.rejections` less the feature set and the plate: well, field, cell, reason.
+        images_seen: images (whole fields, or crops) named for the plate; the rejected ones are in `rejections`.
+        images_rejected: of them.
+        cells_seen: cells found in the images that could be used.
+        cells_rejected: of them.
+    """
+
+    key: tuple[str, str, str]
+    content_hash: str
+    layout: pl.DataFrame | None
+    images: pl.DataFrame | None
+    cells: Iterable[pl.DataFrame]
+    fields: pl.DataFrame
+    wells: pl.DataFrame
+    rejections: pl.DataFrame
+    images_seen: int = 0
+    images_rejected: int = 0
+    cells_seen: int = 0
+    cells_rejected: int = 0
+
+
+def loads(lake: Lake, feature_set: str) -> dict[tuple[str, str, str], str]:
+    """Read which plates of a feature set are in: key to content hash."""
+    rows = lake.connection.execute(
+        "SELECT source, batch, plate, content_hash FROM main.plate_loads WHERE feature_set = ?", [feature_set]
+    ).fetchall()
+    return {(source, batch, plate): content for source, batch, plate, content in rows}
+
+
+def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData) -> Outcome:
+    """Commit one plate: its wells, images, profiles at every level, rejections and counts, in one transaction.
+
+    Args:
+        lake: open for writing.
+        run: that this belongs to.
+        feature_set: is made, with its tables and views, where the lake lacks it.
+        plate: the plate's rows.
+
+    Returns:
+        `added`; `replaced` where other content of the same plate was in; `unchanged` where the same was.
+
+    Raises:
+        ScreenError: the plate is in the lake in another batch.
+        ProfileError: the feature set's name is taken by another method, version or list of features.
+    """
+
+    def work(connection: duckdb.DuckDBPyConnection) -> Outcome:
+        feature_sets.ensure(lake, feature_set, run)
+        is_new = plate.key[::2] not in lake.remembered("plates", lambda: layouts.plates(lake))
+        relabelled = layouts.put_plate(lake, run, plate.key, plate.layout)
+        known = lake.remembered(f"loads of {feature_set.name}", lambda: loads(lake, feature_set.name))
+        present = known.get(plate.key)
+        if present == plate.content_hash:
+            return "relabelled" if relabelled else "unchanged"
+        run.record(lake)
+        if present is not None:
+            _delete(lake, feature_set.name, plate.key)
+        if not is_new and plate.images is not None:
+            _delete_images(connection, plate.key, plate.images)
+        _write(connection, run, feature_set.name, plate)
+        known[plate.key] = plate.content_hash
+        return "added" if present is None else "replaced"
+
+    return lake.transaction(work)
+
+
+def relabel_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFrame | None) -> Outcome:
+    """Bring a plate's layout up to date where its profiles are in already."""
+    there = layouts.plates(lake).get((key[0], key[2]))
+    if layout is None or (there is not None and there[1] == layouts.content(layout)):
+        return "unchanged"
+    return lake.transaction(
+        lambda _: "relabelled" if layouts.put_plate(lake, run, key, layout) else "unchanged"
+    )
+
+
+def _delete(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> None:
+    """Take the former content of a plate out; time travel still reaches it."""
+    for table in ("cells", "fields", "wells"):
+        lake.connection.execute(
+            f"DELETE FROM {relation(feature_set, table)} WHERE {layouts.PLATE}", list(key)
+        )
+    for table in ("rejections", "plate_loads"):
+        lake.connection.execute(f"DELETE FROM main.{table} WHERE {_LOAD}", [feature_set, *key])
+    layouts.forget_corrections(lake, key, feature_set)
+
+
+def _write(connection: duckdb.DuckDBPyConnection, run: Run, feature_set: str, plate: PlateData) -> None:
+    source, batch, name = plate.key
+    keys = [
+        pl.lit(value).alias(column)
+        for column, value in zip(("source", "batch", "plate"), plate.key, strict=True)
+    ]
+    for cells in plate.cells:
+        layouts.insert(connection, relation(feature_set, "cells"), cells.with_columns(keys))
+    for table, rows in (("fields", plate.fields), ("wells", plate.wells)):
+        if len(rows):
+            layouts.insert(connection, relation(feature_set, table), rows.with_columns(keys))
+    if len(plate.rejections):
+        rows = plate.rejections.with_columns(pl.lit(feature_set).alias("feature_set"), *keys)
+        layouts.insert(connection, "main.rejections", rows)
+    if plate.images is not None:
+        layouts.insert(connection, "main.fields", plate.images.with_columns(keys))
+    in_layout, with_data = _wells_in_layout(connection, plate), set(plate.wells["well"])
+    connection.execute(
+        "INSERT INTO main.plate_loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            feature_set,
+            source,
+            batch,
+            name,
+            plate.content_hash,
+            plate.images_seen,
+            plate.images_seen - plate.images_rejected,
+            plate.images_rejected,
+            plate.cells_seen,
+            plate.cells_seen - plate.cells_rejected,
+            plate.cells_rejected,
+            len(in_layout),
+            len(with_data),
+            len(in_layout - with_data),
+            len(with_data - in_layout),
+            run.run,
+            now(),
+        ],
+    )
+
+
+def check_feature_set(lake: Lake, feature_set: FeatureSet) -> None:
+    """Refuse a feature set whose name is taken by another, before any work is done for it.
+
+    Raises:
+        ProfileError: as `commit_plate` would.
+    """
+    feature_sets.check_name(feature_set.name)
+    present = feature_sets.read(lake, feature_set.name)
+    if present is not None:
+        feature_sets.refuse_other(present, feature_set)
+
+
+def loaded_counts(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> dict[str, int]:
+    """Return the counts of a plate that is in: images_in, images_rejected, cells_in, cells_rejected, wells_in."""
+    columns = "images_in, images_rejected, cells_in, cells_rejected, wells_in"
+    query = f"SELECT {columns} FROM main.plate_loads WHERE {_LOAD}"
+    return dict(lake.frame(query, [feature_set, *key]).row(0, named=True))
+
+
+def _wells_in_layout(connection: duckdb.DuckDBPyConnection, plate: PlateData) -> set[str]:
+    """Return the wells that the plate should have: of the layout given, else of the one that the lake holds."""
+    if plate.layout is not None:
+        return set(plate.layout["well"])
+    rows = connection.execute(
+        f"SELECT well FROM main.wells WHERE {layouts.PLATE}", list(plate.key)
+    ).fetchall()
+    return {well for (well,) in rows}
+
+
+def _delete_images(
+    connection: duckdb.DuckDBPyConnection, key: tuple[str, str, str], images: pl.DataFrame
+) -> None:
+    """Take out what is known of these images of a plate: another extractor may have brought the same ones."""
+    names = images.select("well", "field", "cell")
+    connection.register("images", names)
+    try:
+        connection.execute(
+            f"DELETE FROM main.fields WHERE {layouts.PLATE} AND (well, field, coalesce(cell, '')) IN "
+            "(SELECT (well, field, coalesce(cell, '')) FROM images)",
+            list(key),
+        )
+    finally:
+        connection.unregister("images")
