@@ -1,0 +1,253 @@
+"""Correcting a feature set with a recipe: the fit is stored, and plates that come later are corrected with it."""
+
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from warehouse import feature_sets, layouts, profiles, recipes, resources
+from warehouse.embeddings import to_column
+from warehouse.errors import RecipeError
+from warehouse.feature_sets import FeatureSet
+from warehouse.lake import Lake, now
+from warehouse.recipes import Corrected, Recipe, StoredFit
+from warehouse.runs import Run
+from warehouse.sqltext import expand, relation, statements
+
+_KEYS = ["source", "batch", "plate"]
+
+
+@dataclass(frozen=True)
+class CorrectReport:
+    """What was corrected: plates fitted or brought up to date, wells written, features left and dropped."""
+
+    feature_set: str
+    recipe: str
+    steps: str
+    plates: int
+    wells: int
+    features: int
+    features_dropped: tuple[str, ...]
+    constant_features: tuple[str, ...]
+    outcome: str
+
+
+class _ChangedMeanwhileError(Exception):
+    """Plates came in between the reading of wells and the commit of their correction."""
+
+
+def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -> CorrectReport:
+    """Write `wells__<recipe>`, its views and its fit, in one transaction.
+
+    The first time the recipe is fitted on all wells of the feature set. Later calls correct the plates that
+    have come since with the stored fit and leave the others as they are; `refit` fits anew on everything.
+
+    Args:
+        lake: open for writing.
+        feature_set: its name.
+        recipe: steps, as `mad_robustize+sphering(lambda=0.01)`.
+        refit: fit again.
+
+    Returns:
+        What was done; outcome `fitted`, `extended` or `unchanged`.
+
+    Raises:
+        RecipeError: it cannot be fitted (a plate without controls, a missing element where a step refuses it).
+        UnknownNameError: no such feature set or step.
+    """
+    parsed = recipes.parse(recipe)
+    if parsed.slug == "none":
+        message = "recipe 'none' needs no correction: the profiles as they came in have that name already"
+        raise RecipeError(message)
+    target = feature_sets.find(lake, feature_set)
+    for _ in range(5):
+        try:
+            return _correct(lake, target, parsed, refit)
+        except _ChangedMeanwhileError:
+            continue
+    message = (
+        f"feature set {feature_set!r} kept changing while it was corrected: try again when ingestion rests"
+    )
+    raise RecipeError(message)
+
+
+def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> CorrectReport:
+    before = profiles.fingerprint(lake, target.name, recipe.slug)
+    wells = profiles.read(lake, target.name, level="well")
+    if wells.rows.is_empty():
+        message = f"feature set {target.name!r} has no wells yet: ingest a plate first"
+        raise RecipeError(message)
+    # A well without a layout is no control; the recipe's steps treat it like any other.
+    groups = wells.rows.with_columns(pl.col("control_type").fill_null("none"))
+    is_fitted = bool(
+        lake.value(
+            "SELECT count(*) FROM main.recipes WHERE feature_set = ? AND recipe = ?",
+            [target.name, recipe.slug],
+        )
+    )
+    fresh = refit or not is_fitted
+    if fresh:
+        chosen = np.ones(len(groups), dtype=bool)
+        result = recipes.fit_transform(recipe, wells.matrix, groups, target.feature_names)
+    else:
+        chosen = _not_corrected(lake, target.name, recipe.slug, groups)
+        if not chosen.any():
+            return _report(target, recipe, groups.clear(), None, "unchanged")
+        # A plate that is to be corrected was never fitted, or its wells were replaced: it is fitted on itself.
+        anew = set(groups.filter(pl.Series(chosen)).select(_KEYS).unique().rows())
+        stored = [
+            fit
+            for fit in _stored(lake, target.name, recipe.slug)
+            if (fit.source, fit.batch, fit.plate) not in anew
+        ]
+        rows = groups.filter(pl.Series(chosen))
+        result = recipes.transform(recipe, wells.matrix[chosen], rows, stored, target.feature_names)
+    groups = groups.filter(pl.Series(chosen))
+    names = [name for name, kept in zip(target.feature_names, result.kept, strict=True) if kept]
+    run = Run("correct", {"feature_set": target.name, "recipe": recipe.text, "refit": refit})
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        if profiles.fingerprint(lake, target.name, recipe.slug) != before:
+            raise _ChangedMeanwhileError
+        run.record(lake)
+        if fresh:
+            _begin(connection, target, recipe, names, run, is_fitted)
+        corrected = groups.select(*_KEYS, "well", "field_count", "cell_count")
+        corrected = corrected.with_columns(to_column(result.profiles.astype(np.float32)))
+        table = relation(target.name, "wells", recipe.slug)
+        connection.register("anew", groups.select(_KEYS).unique())
+        connection.execute(
+            f"DELETE FROM {table} WHERE (source, batch, plate) IN (SELECT (source, batch, plate) FROM anew)"
+        )
+        connection.execute(
+            "DELETE FROM main.recipe_fits WHERE feature_set = ? AND recipe = ? "
+            "AND (source, batch, plate) IN (SELECT (source, batch, plate) FROM anew)",
+            [target.name, recipe.slug],
+        )
+        connection.unregister("anew")
+        layouts.insert(connection, table, corrected)
+        _store(connection, target.name, recipe, result)
+
+    lake.transaction(work)
+    return _report(target, recipe, groups, result, "fitted" if fresh else "extended")
+
+
+def _not_corrected(lake: Lake, feature_set: str, recipe: str, groups: pl.DataFrame) -> np.ndarray:
+    table = relation(feature_set, "wells", recipe)
+    present = lake.frame(f"SELECT DISTINCT source, batch, plate FROM {table}").with_columns(
+        there=pl.lit(True)
+    )
+    joined = groups.select(_KEYS).join(present, on=_KEYS, how="left", maintain_order="left")
+    return joined["there"].is_null().to_numpy()
+
+
+def _begin(
+    connection: duckdb.DuckDBPyConnection,
+    target: FeatureSet,
+    recipe: Recipe,
+    names: list[str],
+    run: Run,
+    is_fitted: bool,
+) -> None:
+    """Make the recipe's table and views, or empty them for a new fit."""
+    if is_fitted:
+        for table in ("recipes", "recipe_fits"):
+            connection.execute(
+                f"DELETE FROM main.{table} WHERE feature_set = ? AND recipe = ?", [target.name, recipe.slug]
+            )
+        connection.execute(f"DELETE FROM {relation(target.name, 'wells', recipe.slug)}")
+    else:
+        wells = next(
+            path for path in resources.files("schema", "feature_set") if path.stem.endswith("_wells")
+        )
+        for statement in statements(wells.read_text(encoding="utf-8")):
+            connection.execute(expand(statement, target.name, recipe.slug))
+    feature_sets.create_views(connection, target.name, recipe.slug, len(names))
+    connection.execute(
+        "INSERT INTO main.recipes VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [target.name, recipe.slug, recipe.text, len(names), names, run.run, now()],
+    )
+
+
+def _store(
+    connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: Recipe, result: Corrected
+) -> None:
+    """Write fits as rows: a one-dimensional array is one row, a matrix one row a line."""
+    rows = [
+        (
+            feature_set,
+            recipe.slug,
+            fit.step_index,
+            recipe.steps[fit.step_index].name,
+            fit.source,
+            fit.batch,
+            fit.plate,
+            name,
+            None if array.ndim < 2 else line,
+            values.tolist(),
+        )
+        for fit in result.fits
+        for name, array in fit.arrays.items()
+        for line, values in enumerate(np.atleast_2d(array))
+    ]
+    if not rows:
+        return
+    schema = {
+        "feature_set": pl.String,
+        "recipe": pl.String,
+        "step": pl.Int32,
+        "step_name": pl.String,
+        "source": pl.String,
+        "batch": pl.String,
+        "plate": pl.String,
+        "array_name": pl.String,
+        "array_row": pl.Int32,
+        "array_values": pl.List(pl.Float64),
+    }
+    layouts.insert(connection, "main.recipe_fits", pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _stored(lake: Lake, feature_set: str, recipe: str) -> list[StoredFit]:
+    """Read the fits back as they were made."""
+    frame = lake.frame(
+        "SELECT step, source, batch, plate, array_name, array_row, array_values FROM main.recipe_fits "
+        "WHERE feature_set = ? AND recipe = ? ORDER BY ALL",
+        [feature_set, recipe],
+    )
+    fits: dict[tuple[object, ...], dict[str, list[tuple[int | None, list[float]]]]] = {}
+    for step, source, batch, plate, name, line, values in frame.iter_rows():
+        fits.setdefault((step, source, batch, plate), {}).setdefault(name, []).append((line, values))
+    found = []
+    for (step, source, batch, plate), arrays in fits.items():
+        made = {
+            name: np.array(lines[0][1]) if lines[0][0] is None else np.array([values for _, values in lines])
+            for name, lines in arrays.items()
+        }
+        found.append(StoredFit(int(str(step)), _text(source), _text(batch), _text(plate), made))
+    return found
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _report(
+    target: FeatureSet, recipe: Recipe, groups: pl.DataFrame, result: Corrected | None, outcome: str
+) -> CorrectReport:
+    kept = np.ones(target.dim, dtype=bool) if result is None else result.kept
+    constant: set[int] = set()
+    for fit in result.fits if result is not None else []:
+        if "constant" in fit.arrays and len(fit.arrays["constant"]) == target.dim:
+            constant |= set(np.flatnonzero(fit.arrays["constant"] > 0).tolist())
+    return CorrectReport(
+        target.name,
+        recipe.slug,
+        recipe.text,
+        groups.select(_KEYS).unique().height,
+        len(groups),
+        int(kept.sum()),
+        tuple(name for name, is_kept in zip(target.feature_names, kept, strict=True) if not is_kept),
+        tuple(target.feature_names[i] for i in sorted(constant)),
+        outcome,
+    )

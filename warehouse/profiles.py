@@ -1,0 +1,190 @@
+"""Reading profiles out of the lake: metadata as a frame, embeddings as a matrix, at any level and recipe."""
+
+import hashlib
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from warehouse import feature_sets, recipes
+from warehouse.embeddings import to_matrix
+from warehouse.errors import ProfileError, RecipeError
+from warehouse.feature_sets import FeatureSet
+from warehouse.lake import Lake
+from warehouse.names import unknown
+from warehouse.sqltext import relation
+
+#: What is typed after `--level`, and the table or view that holds it.
+LEVELS = {
+    "cell": "cells",
+    "field": "fields",
+    "well": "well_profiles",
+    "treatment": "treatments",
+    "batch": "batches",
+    "source": "sources",
+    "consensus": "consensus",
+}
+#: Columns that name a row, level by level.
+IDS = {
+    "cell": ("source", "batch", "plate", "well", "field", "cell"),
+    "field": ("source", "batch", "plate", "well", "field"),
+    "well": ("source", "batch", "plate", "well"),
+    "treatment": ("treatment",),
+    "batch": ("treatment", "source", "batch"),
+    "source": ("treatment", "source"),
+    "consensus": ("treatment",),
+}
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Rows of one level of one feature set under one recipe.
+
+    Attributes:
+        feature_set: where they are from.
+        recipe: the name in `wells__<recipe>`, or `none`.
+        level: of `LEVELS`.
+        rows: metadata, everything but the embedding, ordered by the level's ids.
+        matrix: (n, d) float32; NaN where the lake holds a NULL element.
+        feature_names: d names.
+    """
+
+    feature_set: FeatureSet
+    recipe: str
+    level: str
+    rows: pl.DataFrame
+    matrix: np.ndarray
+    feature_names: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """One text a row, for messages and indexes: its ids joined by `/`."""
+        return self.rows.select(pl.concat_str(IDS[self.level], separator="/")).to_series().to_list()
+
+
+@dataclass(frozen=True)
+class FittedRecipe:
+    """A recipe as the lake holds it for one feature set: its table's suffix, its steps, the features it leaves."""
+
+    name: str
+    steps: str
+    feature_names: tuple[str, ...]
+
+
+def find_recipe(lake: Lake, feature_set: FeatureSet, text: str) -> FittedRecipe:
+    """Find a recipe by its name in the lake or by its steps.
+
+    Raises:
+        RecipeError: this feature set was never corrected with it; the message lists those it was.
+        UnknownNameError: the text names a step that does not exist.
+    """
+    if text == "none":
+        return FittedRecipe("none", "none", feature_set.feature_names)
+    query = "SELECT recipe, steps, feature_names FROM main.recipes WHERE feature_set = ?"
+    rows = {row[0]: row for row in lake.connection.execute(query, [feature_set.name]).fetchall()}
+    name = text if text in rows else recipes.parse(text).slug
+    if name not in rows:
+        message = (
+            f"feature set {feature_set.name!r} has no recipe {text!r} (it has none"
+            f"{''.join(', ' + steps for _, steps, _ in rows.values())}): make it with "
+            f"`wellhouse correct {feature_set.name} --recipe '{text}'`"
+        )
+        raise RecipeError(message)
+    return FittedRecipe(name, rows[name][1], tuple(rows[name][2]))
+
+
+def read(
+    lake: Lake, feature_set: str, *, recipe: str = "none", level: str = "treatment", where: str | None = None
+) -> Profiles:
+    """Read profiles.
+
+    Args:
+        lake: an open lake.
+        feature_set: its name.
+        recipe: its steps or its name in the lake; `none` for the profiles as they came in.
+        level: of `LEVELS`.
+        where: an SQL predicate over the level's columns.
+
+    Raises:
+        UnknownNameError: no such feature set, level or step.
+        RecipeError: the recipe was never fitted.
+        ProfileError: the predicate is not one, or names a column that the level lacks.
+    """
+    if level not in LEVELS:
+        raise unknown(level, "level", LEVELS)
+    target = feature_sets.find(lake, feature_set)
+    fitted = find_recipe(lake, target, recipe)
+    if fitted.name != "none" and level in ("cell", "field"):
+        message = f"recipe {recipe!r} corrects wells; {level}s are there as they came in: leave --recipe out"
+        raise ProfileError(message)
+    frame = _select(lake, "*", target.name, fitted.name, level, where)
+    matrix = to_matrix(frame["embedding"], len(fitted.feature_names))
+    return Profiles(target, fitted.name, level, frame.drop("embedding"), matrix, fitted.feature_names)
+
+
+def rows(
+    lake: Lake, feature_set: str, recipe_name: str, level: str, where: str | None = None
+) -> pl.DataFrame:
+    """Read the metadata of a level, in the order of `read`, without touching its embeddings.
+
+    Args:
+        lake: an open lake.
+        feature_set: its name, which exists.
+        recipe_name: as in `wells__<recipe>`, or `none`; it exists.
+        level: of `LEVELS`.
+        where: an SQL predicate over the level's columns.
+
+    Raises:
+        ProfileError: the predicate is not one, or names a column that the level lacks.
+    """
+    return _select(lake, "* EXCLUDE (embedding)", feature_set, recipe_name, level, where)
+
+
+def _select(
+    lake: Lake, columns: str, feature_set: str, recipe_name: str, level: str, where: str | None
+) -> pl.DataFrame:
+    query = f"SELECT {columns} FROM {relation(feature_set, LEVELS[level], recipe_name)}"
+    if where is not None:
+        query += f" WHERE ({predicate(where)}\n)"
+    try:
+        return lake.frame(f"{query} ORDER BY {', '.join(IDS[level])}")
+    except (duckdb.BinderException, duckdb.ConversionException) as error:
+        message = f"--where {where!r}: {str(error).splitlines()[0]}"
+        raise ProfileError(message) from error
+
+
+def predicate(text: str) -> str:
+    """Check that a text is one SQL expression: it can then only choose among rows, whatever it says.
+
+    Raises:
+        ProfileError: it is no expression, or more than one statement.
+    """
+    try:
+        parsed = duckdb.extract_statements(f"SELECT 1 WHERE ({text}\n)")
+    except duckdb.ParserException as error:
+        message = f"--where {text!r} is no SQL predicate: {str(error).splitlines()[0]}"
+        raise ProfileError(message) from error
+    if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
+        message = f"--where {text!r} holds {len(parsed)} statements: give one predicate, as after WHERE"
+        raise ProfileError(message)
+    return text
+
+
+def fingerprint(lake: Lake, feature_set: str, recipe: str = "none") -> str:
+    """Hash what decides a feature set's profiles: the content and layout of its plates, and the recipe's fit.
+
+    Two equal fingerprints mean equal tables, at every level, whatever else was committed in between.
+    """
+    plates = lake.connection.execute(
+        "SELECT loads.source, loads.batch, loads.plate, loads.content_hash, plates.layout_hash "
+        "FROM main.plate_loads AS loads "
+        "LEFT JOIN main.plates AS plates "
+        "ON loads.source = plates.source AND loads.batch = plates.batch AND loads.plate = plates.plate "
+        "WHERE loads.feature_set = ? ORDER BY ALL",
+        [feature_set],
+    ).fetchall()
+    fits = lake.connection.execute(
+        "SELECT steps, fitted_at FROM main.recipes WHERE feature_set = ? AND recipe = ?",
+        [feature_set, recipe],
+    ).fetchall()
+    return hashlib.blake2b(repr((plates, fits)).encode(), digest_size=16).hexdigest()
