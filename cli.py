@@ -1,0 +1,505 @@
+"""The command `wellhouse`: parse, call one function, print. Answers go to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warehouse import __version__
+from warehouse.errors import WellhouseError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+app = typer.Typer(
+    name="wellhouse",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="A warehouse for high-content microscopy: images in, embeddings you can query with SQL out.",
+)
+
+LakePath = Annotated[
+    str, typer.Option("--lake", envvar="WELLHOUSE_LAKE", help="The lake's folder.", show_default=True)
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
+]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", help="Steps joined by +, or `none`: mad_robustize+sphering.")
+]
+Where = Annotated[str | None, typer.Option("--where", help="SQL predicate that rows must meet.")]
+Layout = Annotated[
+    Path | None, typer.Option("--layout", help="Wells: plain CSV, platemap folder, BBBC021's CSV.")
+]
+Annotations = Annotated[
+    Path | None, typer.Option("--annotations", help="Labels of compounds: moa, target, ….")
+]
+Source = Annotated[
+    str | None, typer.Option("--source", help="Source of the plates, where the files name none.")
+]
+Batch = Annotated[str | None, typer.Option("--batch", help="Batch of the plates, where the files name none.")]
+DEFAULT_LAKE = "wellhouse.lake"
+
+
+@app.callback(invoke_without_command=True)
+def _wellhouse(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"wellhouse {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    lake: Annotated[str, typer.Argument(help="Folder of the new lake.")] = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Make a lake, with templates of the CSV files that describe a screen.
+
+    Example: `wellhouse init screens.lake`
+    """
+    from warehouse.lake import Lake
+    from warehouse.screens import write_templates
+
+    with Lake.create(lake) as made:
+        templates = made.path / "templates"
+        if not templates.exists():
+            write_templates(templates)
+        answer = {"lake": str(made.path), "snapshot": made.snapshot(), "templates": str(templates)}
+    _print(answer, as_json, f"lake      {answer['lake']}\ntemplates {answer['templates']}")
+
+
+@app.command()
+def ingest(
+    manifest: Annotated[
+        Path, typer.Argument(help="Table of images: plain CSV, JUMP load_data.csv, BBBC021's CSV.")
+    ],
+    extractor: Annotated[str, typer.Option("--extractor", help="cellprofiler or transfer.")] = "transfer",
+    layout: Layout = None,
+    annotations: Annotations = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the images; default the manifest's.")
+    ] = None,
+    feature_set: Annotated[
+        str | None, typer.Option("--feature-set", help="Name in the lake; default the extractor's.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option("--channels", help="Channels to use, in order: DNA,ER,RNA.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the extractor: size=128.")
+    ] = None,
+    dna_channel: Annotated[str | None, typer.Option("--dna-channel", help="Where nuclei are found.")] = None,
+    cell_channel: Annotated[str | None, typer.Option("--cell-channel", help="Where cells are found.")] = None,
+    field_operator: Annotated[
+        str, typer.Option("--field-operator", help="Cells to field: median, mean.")
+    ] = "median",
+    well_operator: Annotated[
+        str, typer.Option("--well-operator", help="Fields to well: mean, median, weighted_mean.")
+    ] = "mean",
+    plate: Annotated[
+        list[str] | None, typer.Option("--plate", help="Only this plate; may be repeated.")
+    ] = None,
+    source: Source = None,
+    batch: Batch = None,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Take images in: segment, embed, aggregate; one transaction a plate, none twice.
+
+    Example: `wellhouse ingest manifest.csv --layout layout.csv --extractor transfer`
+    """
+    from extractors import pipeline, registry
+    from warehouse.lake import Lake
+    from warehouse.screens import read_screen
+
+    registry.entry(extractor)
+    chosen = None if channels is None else [name.strip() for name in channels.split(",")]
+    with Lake.open(lake) as opened:
+        screen = read_screen(
+            manifest, layout=layout, annotations=annotations, images=images, source=source, batch=batch,
+            channels=chosen,
+        )  # fmt: skip
+        if plate:
+            screen = screen.only_plates(plate)
+        for note in screen.notes:
+            typer.echo(f"note: {note}", err=True)
+        names = tuple(chosen or screen.manifest["channel"].unique(maintain_order=True).to_list())
+        made = registry.create(extractor, names, dict(map(_setting, setting or [])))
+        settings = pipeline.PipelineSettings(
+            dna_channel=dna_channel, cell_channel=cell_channel, field_operator=field_operator,
+            well_operator=well_operator,
+        )  # fmt: skip
+        with _progress("images") as progress:
+            reports = pipeline.ingest_screen(
+                opened, screen, made, feature_set=feature_set, settings=settings, progress=progress
+            )
+    _print_records(reports, as_json)
+
+
+@app.command("import-profiles")
+def import_profiles(
+    files: Annotated[list[Path], typer.Argument(help="CSV (.gz) or Parquet, one row a well.")],
+    feature_set: Annotated[str, typer.Option("--feature-set", help="Name in the lake.")],
+    layout: Layout = None,
+    annotations: Annotations = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="Where a key is: plate=Assay_Barcode.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="File of feature names, one a line.")
+    ] = None,
+    source: Source = None,
+    batch: Batch = None,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Take well profiles in that were made elsewhere.
+
+    Example: `wellhouse import-profiles BR0012.csv.gz --feature-set cellprofiler --layout platemaps/`
+    """
+    from warehouse import importers
+    from warehouse.lake import Lake
+    from warehouse.screens import read_annotations, read_layout
+
+    settings = importers.ImportSettings(
+        columns=dict(map(_pair, column or [])),
+        features=None if features is None else importers.read_feature_list(features),
+        source=source,
+        batch=batch,
+    )
+    with Lake.open(lake) as opened:
+        wells = None if layout is None else read_layout(layout)
+        labels = None if annotations is None else read_annotations(annotations)
+        with _progress("plates") as progress:
+            reports = importers.import_profiles(
+                opened,
+                files,
+                feature_set,
+                layout=wells,
+                annotations=labels,
+                settings=settings,
+                progress=progress,
+            )
+    _print_records(reports, as_json)
+
+
+@app.command()
+def correct(
+    feature_set: Annotated[str, typer.Argument(help="Feature set to correct.")],
+    recipe: RecipeName = "standardize",
+    refit: Annotated[bool, typer.Option("--refit", help="Fit again on everything.")] = False,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Correct wells with a recipe; its fit is stored, and later plates are corrected with it.
+
+    Example: `wellhouse correct transfer --recipe "mad_robustize+sphering(lambda=0.01)"`
+    """
+    from warehouse.correct import correct as run
+    from warehouse.lake import Lake
+
+    with Lake.open(lake) as opened:
+        report = run(opened, feature_set, recipe, refit=refit)
+    for what, names in (
+        ("constant in the fit", report.constant_features),
+        ("dropped", report.features_dropped),
+    ):
+        if names:
+            typer.echo(
+                f"note: {len(names)} features {what}: {', '.join(names[:5])}{', …' * (len(names) > 5)}",
+                err=True,
+            )
+    _print_records([report], as_json)
+
+
+@app.command()
+def index(
+    feature_set: Annotated[str, typer.Argument(help="Feature set to index.")],
+    recipe: RecipeName = "none",
+    level: Annotated[str, typer.Option("--level", help="treatment or consensus.")] = "treatment",
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Build the similarity index that `nearest` asks.
+
+    Example: `wellhouse index transfer --recipe standardize`
+    """
+    from warehouse import nearest as search
+    from warehouse.lake import Lake
+
+    with Lake.open(lake, read_only=True) as opened:
+        report = search.build(opened, feature_set, recipe=recipe, level=level)
+    _print_records([report], as_json)
+
+
+@app.command()
+def nearest(
+    treatment: Annotated[str, typer.Argument(help="Treatment, as compound@concentration.")],
+    feature_set: Annotated[str, typer.Option("--feature-set", help="Feature set to search.")],
+    recipe: RecipeName = "none",
+    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 20,
+    not_same_compound: Annotated[
+        bool, typer.Option("--not-same-compound", help="Leave its own compound out.")
+    ] = False,
+    not_same_batch: Annotated[
+        bool, typer.Option("--not-same-batch", help="Leave its own batches out.")
+    ] = False,
+    where: Where = None,
+    level: Annotated[str, typer.Option("--level", help="treatment or consensus.")] = "treatment",
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Find the treatments that look most like one; exclusions apply before ranking.
+
+    Example: `wellhouse nearest taxol@0.3uM --feature-set transfer --recipe standardize --not-same-compound`
+    """
+    from warehouse import nearest as search
+    from warehouse.lake import Lake
+
+    with Lake.open(lake, read_only=True) as opened:
+        answer = search.nearest(
+            opened, treatment, feature_set, recipe=recipe, level=level, k=k, where=where,
+            not_same_compound=not_same_compound, not_same_batch=not_same_batch,
+        )  # fmt: skip
+    if answer.note:
+        typer.echo(f"note: {answer.note}", err=True)
+    if answer.neighbours.height < k:
+        typer.echo(f"note: {k} were asked for, the exclusions leave {answer.allowed}", err=True)
+    document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
+    _print(document, as_json, answer.neighbours)
+
+
+@app.command()
+def evaluate(
+    feature_sets: Annotated[list[str], typer.Argument(help="One feature set or more.")],
+    recipe: RecipeName = "none",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="nsc, nsb, map, map_vs_controls.")
+    ] = "nsc,nsb,map",
+    labels: Annotated[str, typer.Option("--labels", help="moa, target, pathway or gene_family.")] = "moa",
+    where: Where = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print one row a treatment or label.")
+    ] = False,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Score feature sets and store the scores with the snapshot that they were computed on.
+
+    Example: `wellhouse evaluate transfer --recipe standardize --metrics nsc,nsb --labels moa`
+    """
+    from warehouse.evaluate import as_frame, details_frame
+    from warehouse.evaluate import evaluate as run
+    from warehouse.lake import Lake
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    with Lake.open(lake) as opened:
+        made = run(opened, feature_sets, names, recipe=recipe, labels=labels, where=where)
+    table = as_frame(made)
+    document: dict[str, Any] = {"evaluations": table.to_dicts()}
+    if details:
+        document["details"] = [details_frame(evaluation).to_dicts() for evaluation in made]
+    _print(document, as_json, table)
+    if details and not as_json:
+        for evaluation in made:
+            _print(None, False, details_frame(evaluation))
+
+
+@app.command()
+def sql(
+    query: Annotated[
+        str, typer.Argument(help="One query; feature sets are schemas, shared tables are in main.")
+    ],
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the lake in SQL; it is opened read-only.
+
+    Example: `wellhouse sql "SELECT treatment, well_count FROM transfer.treatments"`
+    """
+    from warehouse.lake import Lake
+    from warehouse.query import sql as run
+
+    with Lake.open(lake, read_only=True) as opened:
+        table = run(opened, query)
+    _print(table.to_dicts() if as_json else None, as_json, table)
+
+
+@app.command()
+def status(lake: LakePath = DEFAULT_LAKE, as_json: AsJson = False) -> None:
+    """Show what the lake holds, what was rejected and why, and whether its checks pass.
+
+    Example: `wellhouse status --lake screens.lake`
+    """
+    from dataclasses import asdict
+
+    from warehouse.lake import Lake
+    from warehouse.status import status as run
+
+    with Lake.open(lake, read_only=True) as opened:
+        state = run(opened)
+    frames = {"feature_sets": state.feature_sets, "recipes": state.recipes, "rejections": state.rejections}
+    if as_json:
+        faults = {name: rows.to_dicts() for name, rows in state.faults.items()}
+        tables = {name: frame.to_dicts() for name, frame in frames.items()}
+        _print(
+            {"lake": state.lake, "snapshot": state.snapshot, **state.shared, **tables, "faults": faults},
+            True,
+            "",
+        )
+    else:
+        counts = ", ".join(f"{count} {name}" for name, count in state.shared.items())
+        typer.echo(f"{state.lake}, snapshot {state.snapshot}: {counts}")
+        for name, frame in frames.items():
+            if frame.height:
+                _print(None, False, frame, title=name.replace("_", " "))
+        typer.echo("checks: " + ("all pass" if not state.faults else f"FAULTS in {', '.join(state.faults)}"))
+        for name, rows in state.faults.items():
+            _print(None, False, rows, title=name)
+    if state.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the synthetic screen and its lake go.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Make a small synthetic screen and take it through everything: ingest, correct, index, nearest, evaluate.
+
+    Example: `wellhouse demo`
+    """
+    from extractors.demo import demo as run
+
+    def show(text: str, table: "pl.DataFrame | None" = None) -> None:
+        typer.echo(text)
+        if table is not None:
+            _print(None, False, table)
+
+    run(folder, show, _progress)
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line and exit code 1."""
+    try:
+        app()
+    except WellhouseError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        typer.echo(f"error: {error.name} is not installed: pip install 'wellhouse[{extra}]'", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has what it wanted
+        sys.stderr.close()
+        sys.exit(1)
+
+
+#: Modules of extras, for the message when one is not there.
+_EXTRAS = {
+    name: "extract" for name in ("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs")
+} | {"faiss": "cpu"}
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Read NAME=VALUE; a value that is a JSON number, list or truth value is one, all else is text."""
+    name, value = _pair(text)
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        message = f"{text!r} is no NAME=VALUE: write it as in --set size=128"
+        raise WellhouseError(message)
+    return name, value
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on stderr: the plate at hand, what is done of it, and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            key = name if unit == "images" else unit
+            if key not in tasks:
+                tasks[key] = bar.add_task(name, total=total)
+            bar.update(tasks[key], completed=done, description=name)
+
+        yield report
+
+
+def _print_records(records: list[Any], as_json: bool) -> None:
+    """Print dataclasses of one kind as a table, or as a JSON list."""
+    from dataclasses import asdict
+
+    import polars as pl
+
+    rows = [asdict(record) for record in records]
+    shown = [
+        {key: value for key, value in row.items() if not isinstance(value, tuple | list)} for row in rows
+    ]
+    _print(rows, as_json, pl.DataFrame(shown))
+
+
+def _print(document: object, as_json: bool, table: "pl.DataFrame | str", title: str | None = None) -> None:
+    """Print a JSON document for machines, or a table (or text) for people."""
+    if as_json:
+        typer.echo(json.dumps(document, default=str, allow_nan=False))
+        return
+    if isinstance(table, str):
+        typer.echo(table)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:  # in a pipe or a file nothing may be cut to a width that is not there
+        console = Console(width=max(200, 24 * table.width))
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for name, kind in table.schema.items():
+        grid.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in table.iter_rows():
+        grid.add_row(*map(_cell, row))
+    console.print(grid)
+
+
+def _cell(value: object) -> str:
+    """Write a value for people: nothing for NULL, four digits of a fraction, a list in short."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(_cell(item) for item in value[:6])
+        return shown + (f", … ({len(value)} in all)" if len(value) > 6 else "")
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()
