@@ -1,0 +1,439 @@
+"""From a screen's images to committed plates: read, segment, embed, aggregate, commit, one plate at a time."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+
+from extractors.base import CELL_GEOMETRY, Extractor, FieldSample
+from extractors.images import digest, read_field
+from extractors.segment import SegmentSettings, segment
+from extractors.spool import Spool
+from warehouse import ingest, layouts
+from warehouse.embeddings import first_bad_feature, to_column
+from warehouse.errors import ImageError, ScreenError
+from warehouse.feature_sets import FeatureSet
+from warehouse.ingest import Outcome, PlateData
+from warehouse.lake import Lake
+from warehouse.levels import check_operators, fields_from_cells, wells_from_fields
+from warehouse.names import suggestion
+from warehouse.runs import Run
+from warehouse.screens.model import Screen
+
+Key = tuple[str, str, str]
+#: Called with the plate, the images done and the images of the plate.
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+_DNA_NAMES = ("DNA", "DAPI", "Hoechst")
+_CELL_NAMES = ("RNA", "AGP", "Actin", "Tubulin")
+_REJECTION = {"well": pl.String, "field": pl.String, "cell": pl.String, "reason": pl.String}
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How a plate goes from files to embeddings.
+
+    Args:
+        dna_channel: where nuclei are found; default the channel named DNA, DAPI or Hoechst.
+        cell_channel: where cells are found around them; default the first of RNA, AGP, Actin, Tubulin; without
+            any, cells are grown from nuclei by a set distance.
+        segmentation: of whole fields; single-cell crops are not segmented here.
+        field_operator: cells to field.
+        well_operator: fields to well.
+        workers: threads that read and segment ahead of the extractor.
+        images_at_once: images handed to the extractor together.
+        spool_bytes: rows of cells kept in memory before they wait on disk.
+    """
+
+    dna_channel: str | None = None
+    cell_channel: str | None = None
+    segmentation: SegmentSettings = field(default_factory=SegmentSettings)
+    field_operator: str = "median"
+    well_operator: str = "mean"
+    workers: int = 2
+    images_at_once: int = 16
+    spool_bytes: int = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class PlateReport:
+    """What became of one plate."""
+
+    source: str
+    batch: str
+    plate: str
+    outcome: Outcome
+    images_in: int
+    images_rejected: int
+    cells_in: int
+    cells_rejected: int
+    wells_in: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One field or crop of the manifest; per channel the file, and the plane in it."""
+
+    well: str
+    field: str
+    cell: str | None
+    files: dict[str, tuple[Path, int | None]]
+
+
+@dataclass
+class _Counts:
+    images_rejected: int = 0
+    cells_seen: int = 0
+    cells_rejected: int = 0
+    rejections: list[tuple[str, str, str | None, str]] = field(default_factory=list)
+
+
+def ingest_screen(
+    lake: Lake,
+    screen: Screen,
+    extractor: Extractor,
+    *,
+    feature_set: str | None = None,
+    settings: PipelineSettings | None = None,
+    progress: Progress | None = None,
+) -> list[PlateReport]:
+    """Take the plates of a screen in, one transaction each; plates that are in with the same content are passed.
+
+    Args:
+        lake: open for writing.
+        screen: read by `warehouse.screens.read_screen`.
+        extractor: made by `extractors.registry.create`.
+        feature_set: its name in the lake; default the extractor's.
+        settings: of reading, segmentation and aggregation.
+        progress: told after every image.
+
+    Returns:
+        One report a plate, in the order of their keys.
+
+    Raises:
+        ScreenError: crops and whole fields in one manifest, a channel that the manifest does not have, or a
+            plate that the lake holds in another batch. Nothing was written.
+        ProfileError: the feature set's name is taken by other settings. Nothing was written.
+    """
+    settings = settings or PipelineSettings()
+    check_operators(settings.field_operator, settings.well_operator)
+    crops = screen.manifest["cell"].is_not_null()
+    if crops.any() and not crops.all():
+        message = (
+            f"{screen.origin}: {int(crops.sum())} single-cell crops and {int((~crops).sum())} rows of whole "
+            "fields in one manifest: ingest them as two feature sets"
+        )
+        raise ScreenError(message)
+    is_crops = bool(crops.any())
+    if not is_crops:
+        settings = _resolve_channels(settings, extractor.channels, screen.origin)
+    target = _feature_set(feature_set or extractor.name, extractor, settings, is_crops)
+    plates = layouts.per_plate(screen.manifest)
+    known = layouts.plates(lake)
+    for key in plates:
+        layouts.check_batch(known, key)
+    ingest.check_feature_set(lake, target)
+    run = Run("ingest", {"manifest": screen.origin, "feature_set": target.name, "extractor": extractor.name})
+    plate_layouts = layouts.per_plate(screen.layout)
+    present = ingest.loads(lake, target.name)
+    reports = [
+        _ingest_plate(
+            lake,
+            run,
+            target,
+            present.get(key),
+            key,
+            rows,
+            plate_layouts.get(key),
+            extractor,
+            settings,
+            progress,
+        )
+        for key, rows in plates.items()
+    ]
+    layouts.put_annotations(lake, run, screen.annotations)
+    return reports
+
+
+def _resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], origin: str) -> PipelineSettings:
+    """Fill in the channels that segmentation uses, or say which one is missing."""
+    folded = {channel.casefold(): channel for channel in channels}
+    dna = settings.dna_channel or next(
+        (folded[n.casefold()] for n in _DNA_NAMES if n.casefold() in folded), None
+    )
+    cell = settings.cell_channel or next((n for n in _CELL_NAMES if n in channels), None)
+    if dna is None:
+        message = f"{origin}: no channel named {', '.join(_DNA_NAMES)} among {', '.join(channels)}: give --dna-channel"
+        raise ScreenError(message)
+    for name in (dna, cell):
+        if name is not None and name not in channels:
+            message = (
+                f"{origin}: no channel {name!r} among {', '.join(channels)}.{suggestion(name, channels)}"
+            )
+            raise ScreenError(message)
+    return replace(settings, dna_channel=dna, cell_channel=cell)
+
+
+def _feature_set(name: str, extractor: Extractor, settings: PipelineSettings, is_crops: bool) -> FeatureSet:
+    parameters = dict(extractor.parameters) | {"input": "crops" if is_crops else "fields"}
+    if not is_crops:
+        parameters["segmentation"] = asdict(settings.segmentation) | {
+            "dna_channel": settings.dna_channel,
+            "cell_channel": settings.cell_channel,
+        }
+    return FeatureSet(
+        name,
+        extractor.name,
+        extractor.version,
+        extractor.weights,
+        json.loads(json.dumps(parameters)),
+        extractor.channels,
+        extractor.feature_names,
+        "cell",
+        settings.field_operator,
+        settings.well_operator,
+    )
+
+
+def _ingest_plate(
+    lake: Lake,
+    run: Run,
+    target: FeatureSet,
+    present: str | None,
+    key: Key,
+    rows: pl.DataFrame,
+    layout: pl.DataFrame | None,
+    extractor: Extractor,
+    settings: PipelineSettings,
+    progress: Progress | None,
+) -> PlateReport:
+    images = _images(rows)
+    digests = _digests(images, settings.workers)
+    content = _content_hash(target, images, digests)
+    if present == content:
+        outcome = ingest.relabel_plate(lake, run, key, layout)
+        counts = ingest.loaded_counts(lake, target.name, key)
+        if progress:
+            progress(key[2], len(images), len(images))
+        return PlateReport(*key, outcome, **counts)
+    with Spool(settings.spool_bytes) as cells:
+        counts = _Counts()
+        parts = list(
+            _extract(images, extractor, settings, counts, cells, _Progress(progress, key[2], len(images)))
+        )
+        fields = _concat(parts, target.dim)
+        wells = wells_from_fields(fields, target.dim, target.well_operator)
+        plate = PlateData(
+            key,
+            content,
+            layout,
+            _image_rows(images, digests, extractor.channels),
+            cells,
+            fields,
+            wells,
+            pl.DataFrame(counts.rejections, schema=_REJECTION, orient="row"),
+            len(images),
+            counts.images_rejected,
+            counts.cells_seen,
+            counts.cells_rejected,
+        )
+        outcome = ingest.commit_plate(lake, run, target, plate)
+    return PlateReport(
+        *key,
+        outcome,
+        len(images) - counts.images_rejected,
+        counts.images_rejected,
+        counts.cells_seen - counts.cells_rejected,
+        counts.cells_rejected,
+        len(wells),
+    )
+
+
+class _Progress:
+    """Counts images for one plate and tells whoever listens."""
+
+    def __init__(self, listener: Progress | None, plate: str, total: int) -> None:
+        self.listener, self.plate, self.total, self.done = listener, plate, total, 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self.listener:
+            self.listener(self.plate, self.done, self.total)
+
+
+def _images(rows: pl.DataFrame) -> list[_Image]:
+    """Gather the rows of a plate's manifest, one a channel, into images in a fixed order."""
+    by = ["well", "field", "cell"]
+    images = []
+    for (well, name, cell), part in rows.sort([*by, "channel"], nulls_last=True).group_by(
+        by, maintain_order=True
+    ):
+        files = {
+            channel: (Path(path), plane)
+            for channel, path, plane in part.select("channel", "path", "plane").iter_rows()
+        }
+        images.append(_Image(str(well), str(name), None if cell is None else str(cell), files))
+    return images
+
+
+def _digests(images: Sequence[_Image], workers: int) -> dict[Path, str | None]:
+    """Hash every file once; None where there is none."""
+    paths = sorted({path for image in images for path, _ in image.files.values()})
+    with ThreadPoolExecutor(workers) as executor:
+        return dict(zip(paths, executor.map(_digest_or_none, paths), strict=True))
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return digest(path)
+    except (OSError, ImageError):
+        return None  # the field is rejected with its reason when it is read
+
+
+def _content_hash(target: FeatureSet, images: Sequence[_Image], digests: dict[Path, str | None]) -> str:
+    hasher = hashlib.blake2b(target.identity().encode(), digest_size=16)
+    for image in images:
+        files = [(channel, plane, digests[path]) for channel, (path, plane) in sorted(image.files.items())]
+        hasher.update(repr((image.well, image.field, image.cell, files)).encode())
+    return hasher.hexdigest()
+
+
+def _image_rows(
+    images: Sequence[_Image], digests: dict[Path, str | None], channels: tuple[str, ...]
+) -> pl.DataFrame:
+    ordered = [(image, [c for c in channels if c in image.files]) for image in images]
+    return pl.DataFrame(
+        {
+            "well": [image.well for image in images],
+            "field": [image.field for image in images],
+            "cell": [image.cell for image in images],
+            "channels": [names for _, names in ordered],
+            "paths": [[str(image.files[c][0]) for c in names] for image, names in ordered],
+            "planes": [[image.files[c][1] for c in names] for image, names in ordered],
+            "digests": [[digests[image.files[c][0]] for c in names] for image, names in ordered],
+        },
+        schema_overrides={
+            "cell": pl.String,
+            "channels": pl.List(pl.String),
+            "paths": pl.List(pl.String),
+            "planes": pl.List(pl.Int32),
+            "digests": pl.List(pl.String),
+        },
+    )
+
+
+def _extract(
+    images: Sequence[_Image],
+    extractor: Extractor,
+    settings: PipelineSettings,
+    counts: _Counts,
+    cells: Spool,
+    progress: _Progress,
+) -> Iterator[pl.DataFrame]:
+    """Embed the images in groups, put the cells into the spool, and yield the fields of each group."""
+    with ThreadPoolExecutor(settings.workers) as executor:
+        loaded = _ahead(
+            executor,
+            lambda image: _load(image, extractor.channels, settings),
+            images,
+            2 * settings.images_at_once,
+        )
+        for group in _whole_fields(zip(images, loaded, strict=True), settings.images_at_once):
+            usable = []
+            for image, sample in group:
+                if isinstance(sample, FieldSample):
+                    usable.append((image, sample))
+                else:
+                    counts.images_rejected += 1
+                    counts.rejections.append((image.well, image.field, image.cell, sample))
+            if usable:
+                matrices = extractor.extract([sample for _, sample in usable])
+                yield _fields(usable, matrices, extractor, settings, counts, cells)
+            progress.advance(len(group))
+
+
+def _load(image: _Image, channels: tuple[str, ...], settings: PipelineSettings) -> FieldSample | str:
+    """Read and segment one image; the reason, as text, where it cannot be used."""
+    try:
+        pixels = read_field(image.files, channels)
+        if image.cell is not None:
+            row = pl.DataFrame({"cell": [image.cell]}, schema={"cell": pl.String})
+            missing = [
+                pl.lit(None, dtype=kind).alias(name) for name, kind in CELL_GEOMETRY.items() if name != "cell"
+            ]
+            return FieldSample(pixels, channels, row.with_columns(missing), None, is_crop=True)
+        dna = pixels[channels.index(str(settings.dna_channel))]
+        body = None if settings.cell_channel is None else pixels[channels.index(settings.cell_channel)]
+        table, masks = segment(dna, body, settings.segmentation)
+    except ImageError as error:
+        return str(error)
+    return FieldSample(pixels, channels, table, masks, is_crop=False)
+
+
+def _fields(
+    usable: Sequence[tuple[_Image, FieldSample]],
+    matrices: Sequence[np.ndarray],
+    extractor: Extractor,
+    settings: PipelineSettings,
+    counts: _Counts,
+    cells: Spool,
+) -> pl.DataFrame:
+    """Put finite rows into the spool and aggregate them; count and name the others."""
+    tables, kept = [], []
+    for (image, sample), matrix in zip(usable, matrices, strict=True):
+        counts.cells_seen += len(matrix)
+        finite = np.isfinite(matrix).all(axis=1)
+        counts.cells_rejected += int((~finite).sum())
+        for row in np.flatnonzero(~finite):
+            reason = f"feature {first_bad_feature(matrix[row], extractor.feature_names)}"
+            counts.rejections.append((image.well, image.field, sample.cells["cell"][int(row)], reason))
+        ids = (pl.lit(image.well).alias("well"), pl.lit(image.field).alias("field"))
+        tables.append(sample.cells.filter(pl.Series(finite, dtype=pl.Boolean)).select(*ids, pl.all()))
+        kept.append(matrix[finite])
+    table, matrix = pl.concat(tables), np.concatenate(kept)
+    cells.append(table.with_columns(to_column(matrix)))
+    return fields_from_cells(table.select("well", "field"), matrix, settings.field_operator)
+
+
+def _concat(parts: Sequence[pl.DataFrame], dim: int) -> pl.DataFrame:
+    """Join the fields of all groups; without any image that could be used, the same columns and no row."""
+    empty = fields_from_cells(
+        pl.DataFrame(schema={"well": pl.String, "field": pl.String}), np.empty((0, dim), np.float32), "mean"
+    )
+    return pl.concat([empty, *parts])
+
+
+def _ahead(
+    executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], window: int
+) -> Iterator[R]:
+    """Map in the background, in order, never more than `window` results ahead: memory does not grow with the plate."""
+    remaining = iter(items)
+    waiting: list[Future[R]] = [executor.submit(function, item) for item in islice(remaining, window)]
+    while waiting:
+        result = waiting.pop(0).result()
+        waiting.extend(executor.submit(function, item) for item in islice(remaining, 1))
+        yield result
+
+
+def _whole_fields(
+    pairs: Iterable[tuple[_Image, FieldSample | str]], at_least: int
+) -> Iterator[list[tuple[_Image, FieldSample | str]]]:
+    """Group images so that the crops of one field stay together, `at_least` a group but for the last."""
+    group: list[tuple[_Image, FieldSample | str]] = []
+    for pair in pairs:
+        image = pair[0]
+        if len(group) >= at_least and (group[-1][0].well, group[-1][0].field) != (image.well, image.field):
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
