@@ -107,6 +107,7 @@ def ingest(
     plate: Annotated[
         list[str] | None, typer.Option("--plate", help="Only this plate; may be repeated.")
     ] = None,
+    well: Annotated[list[str] | None, typer.Option("--well", help="Only this well; may be repeated.")] = None,
     source: Source = None,
     batch: Batch = None,
     lake: LakePath = DEFAULT_LAKE,
@@ -127,8 +128,7 @@ def ingest(
             manifest, layout=layout, annotations=annotations, images=images, source=source, batch=batch,
             channels=chosen,
         )  # fmt: skip
-        if plate:
-            screen = screen.only_plates(plate)
+        screen = screen.only(plate or (), well or ())
         for note in screen.notes:
             typer.echo(f"note: {note}", err=True)
         names = tuple(chosen or screen.manifest["channel"].unique(maintain_order=True).to_list())
@@ -274,7 +274,9 @@ def nearest(
     if answer.neighbours.height < k:
         typer.echo(f"note: {k} were asked for, the exclusions leave {answer.allowed}", err=True)
     document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
-    _print(document, as_json, answer.neighbours)
+    people = answer.neighbours.drop("compound", "concentration", "unit")  # the treatment's name says them
+    people = people.select(name for name in people.columns if people[name].null_count() < people.height)
+    _print(document, as_json, people)
 
 
 @app.command()
@@ -339,8 +341,6 @@ def status(lake: LakePath = DEFAULT_LAKE, as_json: AsJson = False) -> None:
 
     Example: `wellhouse status --lake screens.lake`
     """
-    from dataclasses import asdict
-
     from warehouse.lake import Lake
     from warehouse.status import status as run
 

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from warehouse.errors import WellhouseError
+
 #: Columns of a sample's table of cells. Pixels count from the image's upper left corner; boxes are half-open.
 CELL_GEOMETRY: Mapping[str, type[pl.DataType]] = {
     "cell": pl.String,
@@ -20,6 +22,10 @@ CELL_GEOMETRY: Mapping[str, type[pl.DataType]] = {
     "cell_area_px": pl.Int32,
     "is_border": pl.Boolean,
 }
+
+
+class SettingError(WellhouseError):
+    """A setting of an extractor has a value that it cannot have."""
 
 
 @dataclass(frozen=True)

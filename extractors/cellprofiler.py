@@ -4,14 +4,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from itertools import combinations
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from extractors.base import FieldSample
+from extractors.base import FieldSample, SettingError
 from extractors.segment import SegmentSettings, segment
 from warehouse.errors import ImageError
 from warehouse.names import unknown
@@ -74,6 +74,35 @@ class Settings:
     cell_channel: str | None = None
 
 
+def _checked(settings: Settings) -> Settings:
+    """Refuse values of the wrong kind; lists become tuples, as they come from JSON."""
+
+    def positive(value: object, kinds: type | tuple[type, ...]) -> bool:
+        return isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < float("inf")  # type: ignore[operator]
+
+    scales, size = settings.texture_scales, settings.granularity_sampling
+    kinds = {
+        field.name: (isinstance(getattr(settings, field.name), bool), "true or false")
+        for field in fields(Settings)
+        if isinstance(field.default, bool)
+    } | {
+        "texture_scales": (
+            isinstance(scales, list | tuple) and all(positive(scale, int) for scale in scales),
+            "a list of whole pixels such as [3,5,10]",
+        ),
+        "granularity_sampling": (positive(size, (int, float)) and size <= 1, "a number above 0, up to 1"),
+        "maximum": (
+            settings.maximum is None or positive(settings.maximum, (int, float)),
+            "a number above 0, such as 4095",
+        ),
+    }
+    for name, (fits, wanted) in kinds.items():
+        if not fits:
+            message = f"cellprofiler: {name} is {getattr(settings, name)!r}: give {wanted}"
+            raise SettingError(message)
+    return replace(settings, texture_scales=tuple(scales))
+
+
 class CellProfiler:
     """Measures each cell as CellProfiler 4 does, in its names: `Cells_Intensity_MeanIntensity_DNA`.
 
@@ -83,6 +112,7 @@ class CellProfiler:
 
     Raises:
         UnknownNameError: a setting or a channel named in one is not known.
+        SettingError: a setting is of another kind than its default.
         ImageError: channels are missing or repeated, or nothing is to be measured.
 
     Source:
@@ -102,7 +132,7 @@ class CellProfiler:
         if not self.channels or len(set(self.channels)) != len(self.channels):
             message = f"channels of cellprofiler are {self.channels}: expected at least one, each once"
             raise ImageError(message)
-        self.settings = Settings(**settings)  # type: ignore[arg-type]
+        self.settings = _checked(Settings(**settings))  # type: ignore[arg-type]
         for key in ("nuclei_channel", "cell_channel"):
             if settings.get(key) is not None and settings[key] not in self.channels:
                 raise unknown(str(settings[key]), "channel", self.channels)

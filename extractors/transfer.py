@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from extractors import weights as weights_files
-from extractors.base import FieldSample
+from extractors.base import FieldSample, SettingError
 from extractors.crops import cut_crops
 from extractors.weights import WeightsError
 from warehouse.names import unknown
@@ -36,6 +36,11 @@ class Transfer:
         crop: side in pixels of the crop cut around a nucleus in a whole field; a single-cell image is used whole.
         batch_size: single-channel crops a forward pass.
         device: `auto` (a GPU where there is one), `cpu`, `cuda`.
+
+    Raises:
+        UnknownNameError: a setting, model or device is in no list.
+        SettingError: a number below 1, a GPU where there is none, or a size that the model does not take.
+        WeightsError: the weights cannot be read, or are not the model's.
     """
 
     name = "transfer"
@@ -60,18 +65,21 @@ class Transfer:
                 if name not in ("channels", "others")
             ]
             raise unknown(next(iter(others)), "setting of transfer", known)
-        if not timm.is_model(model):
-            raise unknown(model, "timm model", timm.list_models())
+        if not timm.is_model(str(model)):
+            raise unknown(str(model), "timm model", timm.list_models())
+        for name, value in (("size", size), ("crop", crop), ("batch_size", batch_size)):
+            if type(value) is not int or value < 1:
+                message = f"transfer: {name} is {value!r}: give a whole number of 1 or more"
+                raise SettingError(message)
         self.channels = channels
-        self.size, self.crop, self.batch_size = int(size), int(crop), int(batch_size)
-        cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.size, self.crop, self.batch_size = size, crop, batch_size
+        self.device = _device(device)
         # A channel repeated three times through the first convolution is the channel once through the sum of
         # its weights: the same numbers, a third of the input.
-        self.model = timm.create_model(model, pretrained=weights == "hub", num_classes=0, in_chans=1)
-        self.weights = self._load(model, weights)
+        self.model = _created(model, from_hub=weights == "hub")
+        self.weights = self._load(model, str(weights))
         self.model.eval().to(self.device, memory_format=torch.channels_last)
-        self._features = int(self.model.num_features)
+        self._features = self._length(model)
         self.dim = self._features * len(channels)
         width = len(str(self._features))
         self.feature_names = tuple(
@@ -96,6 +104,16 @@ class Transfer:
             path = Path(weights)
         weights_files.fit(weights_files.read(path), self.model, 1, str(path))
         return weights_files.sha256(path)
+
+    def _length(self, model: str) -> int:
+        """Count the features by looking at one plane: a head may widen what timm calls `num_features`."""
+        try:
+            with torch.inference_mode():
+                features = self.model(torch.zeros(1, 1, self.size, self.size, device=self.device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            message = f"transfer: model {model!r} does not take size {self.size} ({str(error).splitlines()[0]})"
+            raise SettingError(message) from error
+        return int(features.shape[1])
 
     def extract(self, samples: Sequence[FieldSample]) -> list[np.ndarray]:
         """Embed every cell of each sample; see `extractors.base.Extractor`."""
@@ -145,3 +163,25 @@ class Transfer:
         span = planes.amax(dim=(1, 2), keepdim=True) - low
         scaled = (planes - low) / span.where(span > 0, torch.ones_like(span)) * 2 - 1
         return interpolate(scaled[:, None], size=(self.size, self.size), mode="bilinear", align_corners=False)
+
+
+def _created(model: str, from_hub: bool) -> torch.nn.Module:
+    try:
+        return timm.create_model(model, pretrained=from_hub, num_classes=0, in_chans=1)
+    except Exception as error:  # the hub's client raises many kinds, for no network, no such file, no weights
+        if not from_hub:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"transfer: weights of {model!r} cannot be had from the hub ({reason}): give weights=FILE"
+        raise WeightsError(message) from error
+
+
+def _device(name: str) -> torch.device:
+    """Choose the device; a GPU that was asked for and is not there is an error, never the CPU instead."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown(str(name), "device", ("auto", "cpu", "cuda"))
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        message = "transfer: device 'cuda' was asked for and torch sees no GPU: give device=cpu, or device=auto"
+        raise SettingError(message)
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")

@@ -83,7 +83,9 @@ def fit(state: dict[str, torch.Tensor], model: torch.nn.Module, in_chans: int, w
         WeightsError: names and shapes do not fit; the message names the first that does not.
     """
     target = model.state_dict()
-    if not set(target) <= set(state):
+    if set(target) <= set(state):
+        _refuse_left_over(state, target, model, where)
+    else:
         state = _by_order(state, target, in_chans, where)
     fitted = {}
     for name, wanted in target.items():
@@ -96,6 +98,21 @@ def fit(state: dict[str, torch.Tensor], model: torch.nn.Module, in_chans: int, w
             raise WeightsError(message)
         fitted[name] = tensor
     model.load_state_dict(fitted)
+
+
+def _refuse_left_over(
+    state: dict[str, torch.Tensor], target: dict[str, torch.Tensor], model: torch.nn.Module, where: str
+) -> None:
+    """Refuse tensors that are not the classifier's: a deeper model of the same family holds all of a smaller one."""
+    heads = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    extra = [name for name in state if name not in target and not name.startswith(heads)]
+    if extra:
+        message = (
+            f"weights {where}: hold {len(extra)} tensors that the model does not have (first: {extra[0]!r}): "
+            "name the model that they belong to"
+        )
+        raise WeightsError(message)
 
 
 def _adapted(tensor: torch.Tensor, wanted: torch.Tensor, in_chans: int) -> torch.Tensor:

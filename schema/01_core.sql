@@ -1,4 +1,4 @@
--- What every feature set shares. DuckLake has no keys: warehouse/ingest.py keeps rows unique, behind write_gate.
+-- What every feature set shares. DuckLake has no keys: rows are kept unique by warehouse/ingest.py.
 -- Ids are text. Times are UTC. Missing is NULL, never zero.
 
 CREATE TABLE main.schema_version (

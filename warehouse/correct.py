@@ -1,5 +1,6 @@
 """Correcting a feature set with a recipe: the fit is stored, and plates that come later are corrected with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -86,14 +87,17 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
             [target.name, recipe.slug],
         )
     )
-    fresh = refit or not is_fitted
+    chosen = np.ones(len(groups), dtype=bool)
+    if is_fitted and not refit:
+        chosen = _not_corrected(lake, target.name, recipe.slug, groups)
+    if not chosen.any():
+        left = profiles.find_recipe(lake, target, recipe.slug).feature_names
+        return _report(target, recipe, groups.clear(), None, "unchanged", left)
+    # Where every plate was replaced, no profile is left to stay comparable with: that is a new fit.
+    fresh = bool(chosen.all())
     if fresh:
-        chosen = np.ones(len(groups), dtype=bool)
         result = recipes.fit_transform(recipe, wells.matrix, groups, target.feature_names)
     else:
-        chosen = _not_corrected(lake, target.name, recipe.slug, groups)
-        if not chosen.any():
-            return _report(target, recipe, groups.clear(), None, "unchanged")
         # A plate that is to be corrected was never fitted, or its wells were replaced: it is fitted on itself.
         anew = set(groups.filter(pl.Series(chosen)).select(_KEYS).unique().rows())
         stored = [
@@ -130,7 +134,7 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
         _store(connection, target.name, recipe, result)
 
     lake.transaction(work)
-    return _report(target, recipe, groups, result, "fitted" if fresh else "extended")
+    return _report(target, recipe, groups, result, "fitted" if fresh else "extended", names)
 
 
 def _not_corrected(lake: Lake, feature_set: str, recipe: str, groups: pl.DataFrame) -> np.ndarray:
@@ -193,7 +197,7 @@ def _store(
     ]
     if not rows:
         return
-    schema = {
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {
         "feature_set": pl.String,
         "recipe": pl.String,
         "step": pl.Int32,
@@ -233,9 +237,14 @@ def _text(value: object) -> str | None:
 
 
 def _report(
-    target: FeatureSet, recipe: Recipe, groups: pl.DataFrame, result: Corrected | None, outcome: str
+    target: FeatureSet,
+    recipe: Recipe,
+    groups: pl.DataFrame,
+    result: Corrected | None,
+    outcome: str,
+    left: Sequence[str],
 ) -> CorrectReport:
-    kept = np.ones(target.dim, dtype=bool) if result is None else result.kept
+    kept = set(left)
     constant: set[int] = set()
     for fit in result.fits if result is not None else []:
         if "constant" in fit.arrays and len(fit.arrays["constant"]) == target.dim:
@@ -246,8 +255,8 @@ def _report(
         recipe.text,
         groups.select(_KEYS).unique().height,
         len(groups),
-        int(kept.sum()),
-        tuple(name for name, is_kept in zip(target.feature_names, kept, strict=True) if not is_kept),
+        len(kept),
+        tuple(name for name in target.feature_names if name not in kept),
         tuple(target.feature_names[i] for i in sorted(constant)),
         outcome,
     )

@@ -72,16 +72,17 @@ def evaluate(
     if labels not in LABEL_KINDS:
         raise unknown(labels, "kind of label", LABEL_KINDS)
     chosen = [metrics.get(name) for name in names]
-    snapshot = lake.snapshot()
     made = []
-    for feature_set in feature_sets:
-        read: dict[str, Profiles] = {}
-        for metric in chosen:
-            if metric.level not in read:
-                read[metric.level] = profiles.read(
-                    lake, feature_set, recipe=recipe, level=metric.level, where=where
-                )
-            made.append(_score(metric, read[metric.level], recipe, labels, snapshot))
+    with lake.reading():
+        snapshot = lake.snapshot()
+        for feature_set in feature_sets:
+            read: dict[str, Profiles] = {}
+            for metric in chosen:
+                if metric.level not in read:
+                    read[metric.level] = profiles.read(
+                        lake, feature_set, recipe=recipe, level=metric.level, where=where
+                    )
+                made.append(_score(metric, read[metric.level], recipe, labels, snapshot))
     settings = {"feature_sets": list(feature_sets), "recipe": recipe, "labels": labels, "where": where}
     run = Run("evaluate", {**settings, "metrics": list(names)})
 

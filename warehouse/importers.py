@@ -234,7 +234,8 @@ def _matrix(path: Path, table: pl.DataFrame, features: tuple[str, ...]) -> np.nd
                 "the features with --features FILE"
             )
             raise ProfileError(message)
-    return numbers.fill_null(np.nan).to_numpy().astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite: that row is rejected by name
+        return numbers.fill_null(np.nan).to_numpy().astype(np.float32)
 
 
 def _feature_set(name: str, tables: Sequence[_Table]) -> FeatureSet:
@@ -265,7 +266,7 @@ def _plates(
             matches = [
                 key
                 for key in known
-                if key[2] == said["plate"] and said.get("source", key[0]) in (key[0], DEFAULT)
+                if key[2] == said["plate"] and key[0] in (said.get("source", key[0]), DEFAULT)
             ]
             if len(matches) > 1:
                 message = (
@@ -343,8 +344,7 @@ def _import_plate(
         layout = layout.with_columns(pl.lit(key[0]).alias("source"), pl.lit(key[1]).alias("batch"))
     plate = PlateData(key, hasher.hexdigest(), layout, None, (), pl.DataFrame(), wells, rejections)
     outcome = ingest.commit_plate(lake, run, target, plate)
-    known = set() if layout is None else set(layout["well"])
-    outside = len(set(wells["well"]) - known)
+    outside = ingest.wells_without_layout(lake, target.name, key)
     return ImportReport(*key, outcome, len(wells), len(rejections), outside)
 
 

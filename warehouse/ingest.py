@@ -80,16 +80,25 @@ def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData
         feature_sets.ensure(lake, feature_set, run)
         is_new = plate.key[::2] not in lake.remembered("plates", lambda: layouts.plates(lake))
         relabelled = layouts.put_plate(lake, run, plate.key, plate.layout)
+        if relabelled and not is_new:
+            _recount(lake, plate.key)
         known = lake.remembered(f"loads of {feature_set.name}", lambda: loads(lake, feature_set.name))
         present = known.get(plate.key)
         if present == plate.content_hash:
+            if not relabelled:
+                lake.change_nothing()
             return "relabelled" if relabelled else "unchanged"
         run.record(lake)
         if present is not None:
             _delete(lake, feature_set.name, plate.key)
         if not is_new and plate.images is not None:
             _delete_images(connection, plate.key, plate.images)
-        _write(connection, run, feature_set.name, plate)
+        # Of a plate that is new, the layout is known without reading it back.
+        if is_new:
+            in_layout = set() if plate.layout is None else set(plate.layout["well"])
+        else:
+            in_layout = _wells_in_layout(connection, plate.key)
+        _write(connection, run, feature_set.name, plate, in_layout)
         known[plate.key] = plate.content_hash
         return "added" if present is None else "replaced"
 
@@ -98,12 +107,15 @@ def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData
 
 def relabel_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFrame | None) -> Outcome:
     """Bring a plate's layout up to date where its profiles are in already."""
-    there = layouts.plates(lake).get((key[0], key[2]))
-    if layout is None or (there is not None and there[1] == layouts.content(layout)):
+
+    def work(_: duckdb.DuckDBPyConnection) -> Outcome:
+        if layouts.put_plate(lake, run, key, layout):
+            _recount(lake, key)
+            return "relabelled"
+        lake.change_nothing()
         return "unchanged"
-    return lake.transaction(
-        lambda _: "relabelled" if layouts.put_plate(lake, run, key, layout) else "unchanged"
-    )
+
+    return lake.transaction(work)
 
 
 def _delete(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> None:
@@ -117,7 +129,9 @@ def _delete(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> None:
     layouts.forget_corrections(lake, key, feature_set)
 
 
-def _write(connection: duckdb.DuckDBPyConnection, run: Run, feature_set: str, plate: PlateData) -> None:
+def _write(
+    connection: duckdb.DuckDBPyConnection, run: Run, feature_set: str, plate: PlateData, in_layout: set[str]
+) -> None:
     source, batch, name = plate.key
     keys = [
         pl.lit(value).alias(column)
@@ -133,7 +147,7 @@ def _write(connection: duckdb.DuckDBPyConnection, run: Run, feature_set: str, pl
         layouts.insert(connection, "main.rejections", rows)
     if plate.images is not None:
         layouts.insert(connection, "main.fields", plate.images.with_columns(keys))
-    in_layout, with_data = _wells_in_layout(connection, plate), set(plate.wells["well"])
+    with_data = set(plate.wells["well"])
     connection.execute(
         "INSERT INTO main.plate_loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
@@ -177,14 +191,29 @@ def loaded_counts(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> di
     return dict(lake.frame(query, [feature_set, *key]).row(0, named=True))
 
 
-def _wells_in_layout(connection: duckdb.DuckDBPyConnection, plate: PlateData) -> set[str]:
-    """Return the wells that the plate should have: of the layout given, else of the one that the lake holds."""
-    if plate.layout is not None:
-        return set(plate.layout["well"])
-    rows = connection.execute(
-        f"SELECT well FROM main.wells WHERE {layouts.PLATE}", list(plate.key)
-    ).fetchall()
+def wells_without_layout(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> int:
+    """Return how many wells of a plate that is in have a profile and no layout, given now or before."""
+    query = f"SELECT wells_without_layout FROM main.plate_loads WHERE {_LOAD}"
+    return int(str(lake.value(query, [feature_set, *key])))
+
+
+def _wells_in_layout(connection: duckdb.DuckDBPyConnection, key: tuple[str, str, str]) -> set[str]:
+    rows = connection.execute(f"SELECT well FROM main.wells WHERE {layouts.PLATE}", list(key)).fetchall()
     return {well for (well,) in rows}
+
+
+def _recount(lake: Lake, key: tuple[str, str, str]) -> None:
+    """Count the wells of every load of a plate anew, after its layout has changed."""
+    in_layout = _wells_in_layout(lake.connection, key)
+    query = f"SELECT feature_set FROM main.plate_loads WHERE {layouts.PLATE}"
+    for (feature_set,) in lake.connection.execute(query, list(key)).fetchall():
+        wells = f"SELECT well FROM {relation(feature_set, 'wells')} WHERE {layouts.PLATE}"
+        with_data = {well for (well,) in lake.connection.execute(wells, list(key)).fetchall()}
+        lake.connection.execute(
+            "UPDATE main.plate_loads SET wells_in_layout = ?, wells_without_data = ?, wells_without_layout = ? "
+            f"WHERE {_LOAD}",
+            [len(in_layout), len(in_layout - with_data), len(with_data - in_layout), feature_set, *key],
+        )
 
 
 def _delete_images(

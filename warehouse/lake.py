@@ -2,8 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ class Lake:
         self.read_only = read_only
         self._remembered: dict[str, Any] = {}
         self._writes_seen: int | None = None
+        self._is_idle = False
 
     @classmethod
     def create(cls, address: str | Path) -> Self:
@@ -62,7 +63,7 @@ class Lake:
         if path.exists() and not path.is_dir():
             message = f"{path} is a file: a lake is a folder; name another path"
             raise LakeError(message)
-        if path.is_dir() and any(path.iterdir()) and not (path / CATALOG_FILE).is_file():
+        if path.is_dir() and not (path / CATALOG_FILE).is_file() and not _is_begun(path):
             message = f"{path} is not empty and holds no {CATALOG_FILE}: name a new folder for the lake"
             raise LakeError(message)
         try:
@@ -128,6 +129,15 @@ class Lake:
         """Return the number of the lake's newest snapshot: every commit makes one."""
         return int(str(self.value("SELECT max(snapshot_id) FROM ducklake_snapshots('lake')")))
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read one snapshot: whatever others commit meanwhile, all queries inside see the same lake."""
+        self.connection.execute("BEGIN TRANSACTION")
+        try:
+            yield
+        finally:
+            self.connection.execute("ROLLBACK")
+
     def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T], *, gated: bool = True) -> T:
         """Run `work` in one transaction: all of it is committed, or nothing.
 
@@ -160,7 +170,7 @@ class Lake:
                         "written: try again"
                     )
                     raise LakeError(message) from error
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, 1.0)
 
     def remembered(self, what: str, load: Callable[[], T]) -> T:
@@ -178,16 +188,22 @@ class Lake:
         self.connection.execute("BEGIN TRANSACTION")
         try:
             writes = self._pass_gate() if gated else None
+            self._is_idle = False
             result = work(self.connection)
-            self.connection.execute("COMMIT")
+            self.connection.execute("ROLLBACK" if self._is_idle else "COMMIT")
         except BaseException:
             self._remembered.clear()
             # A failed COMMIT has already ended the transaction; a second error here would hide the first.
             with suppress(duckdb.TransactionException):
                 self.connection.execute("ROLLBACK")
             raise
-        self._writes_seen = writes
+        # The gate of a transaction that changed nothing was rolled back with it.
+        self._writes_seen = writes - 1 if writes is not None and self._is_idle else writes
         return result
+
+    def change_nothing(self) -> None:
+        """Tell, inside `transaction`, that there is nothing to commit: no snapshot is made."""
+        self._is_idle = True
 
     def _pass_gate(self) -> int:
         """Count this write, and forget what was remembered if others wrote since our last."""
@@ -220,11 +236,22 @@ class Lake:
                 connection.execute(
                     "INSERT INTO main.schema_version VALUES (?, ?, ?, ?)", [version, name, __version__, now()]
                 )
-                for view in resources.files("sql", "main"):
-                    connection.execute(view.read_text(encoding="utf-8"))
+            # After all tables: a view may read one that only the newest file makes.
+            for view in resources.files("sql", "main"):
+                connection.execute(view.read_text(encoding="utf-8"))
 
         if self._schema_version() < resources.number_and_name(resources.files("schema")[-1])[0]:
             self.transaction(work, gated=False)
+
+
+def _is_begun(path: Path) -> bool:
+    """Tell whether a folder without a catalog is empty, or holds what `create` makes before the catalog."""
+    inside = list(path.iterdir())
+    data = path / DATA_FOLDER
+    # A catalog that another process makes at this moment may have come in between.
+    return all(child == data or child.name.startswith(CATALOG_FILE) for child in inside) and not (
+        data.is_dir() and any(data.iterdir())
+    )
 
 
 def _folder(address: str | Path) -> Path:

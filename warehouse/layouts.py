@@ -28,8 +28,8 @@ def put_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFr
         lake: inside `Lake.transaction`.
         run: that this belongs to.
         key: source, batch, plate.
-        layout: the plate's wells (columns as in `warehouse.screens`), or None where none was given: a layout
-            that the lake holds already is then kept.
+        layout: the plate's wells (columns as in `warehouse.screens`), or None where none was given. Wells that
+            it lacks and the lake holds are kept; of a well that both have, what is given now holds.
 
     Returns:
         True where something was written.
@@ -39,9 +39,13 @@ def put_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFr
     """
     known = lake.remembered("plates", lambda: plates(lake))
     check_batch(known, key)
-    wanted = None if layout is None else content(layout)
     present = known.get((key[0], key[2]))
-    if present is not None and wanted in (None, present[1]):
+    if present is not None and layout is None:
+        return False
+    if present is not None and layout is not None and content(layout) != present[1]:
+        layout = _merged(lake, key, layout)
+    wanted = None if layout is None else content(layout)
+    if present is not None and wanted == present[1]:
         return False
     run.record(lake)
     connection = lake.connection
@@ -60,6 +64,16 @@ def put_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFr
         insert(connection, "main.wells", wells)
     known[key[0], key[2]] = (key[1], wanted)
     return True
+
+
+def _merged(lake: Lake, key: tuple[str, str, str], layout: pl.DataFrame) -> pl.DataFrame:
+    """Add the wells that the lake holds of a plate and its layout now lacks."""
+    held = lake.frame(
+        "SELECT source, batch, plate, well, compound, concentration, unit, control_type FROM main.wells "
+        f"WHERE {PLATE}",
+        list(key),
+    )
+    return pl.concat([layout, held.join(layout, on="well", how="anti").select(layout.columns)])
 
 
 def plates(lake: Lake) -> dict[tuple[str, str], tuple[str, str | None]]:

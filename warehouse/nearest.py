@@ -60,11 +60,12 @@ def build(lake: Lake, feature_set: str, *, recipe: str = "none", level: str = "t
     Raises:
         SearchError: no profile, a zero vector, or a missing element; the message names it.
     """
-    table = _searchable(profiles.read(lake, feature_set, recipe=recipe, level=_check_level(level)))
+    with lake.reading():
+        table = _searchable(profiles.read(lake, feature_set, recipe=recipe, level=_check_level(level)))
+        card = _card(lake, table)
     index = FlatIndex(table.matrix, table.names())
     path = _path(lake, table.feature_set.name, table.recipe, level)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    index.save(path, _card(lake, table))
+    index.save(path, card)
     return IndexReport(
         table.feature_set.name, table.recipe, level, len(table.rows), table.matrix.shape[1], str(path)
     )
@@ -102,10 +103,12 @@ def nearest(
     if k < 1:
         message = f"k is {k}: ask for at least one neighbour"
         raise SearchError(message)
-    target = feature_sets.find(lake, feature_set)
-    fitted = profiles.find_recipe(lake, target, recipe)
-    rows = profiles.rows(lake, feature_set, fitted.name, _check_level(level))
-    index, note = _index(lake, feature_set, fitted.name, level, rows)
+    with lake.reading():
+        target = feature_sets.find(lake, feature_set)
+        fitted = profiles.find_recipe(lake, target, recipe)
+        rows = profiles.rows(lake, feature_set, fitted.name, _check_level(level))
+        index, note = _index(lake, feature_set, fitted.name, level, rows)
+        chosen = None if where is None else _matching(lake, feature_set, fitted.name, level, where, rows)
     positions = {name: row for row, name in enumerate(rows["treatment"])}
     if treatment not in positions:
         raise unknown(treatment, "treatment", positions)
@@ -117,8 +120,8 @@ def nearest(
     if not_same_batch:
         own = set(rows["batches"][query])
         allowed &= np.array([own.isdisjoint(batches) for batches in rows["batches"]])
-    if where is not None:
-        allowed &= _matching(lake, feature_set, fitted.name, level, where, rows)
+    if chosen is not None:
+        allowed &= chosen
     similarities, found = index.search(index.vectors([query]), k, allowed)
     hits = found[0][found[0] >= 0]
     neighbours = rows[hits].select(

@@ -13,6 +13,7 @@ from warehouse.errors import ProfileError, RecipeError
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake
 from warehouse.names import unknown
+from warehouse.query import side_effect
 from warehouse.sqltext import relation
 
 #: What is typed after `--level`, and the table or view that holds it.
@@ -148,7 +149,9 @@ def _select(
         query += f" WHERE ({predicate(where)}\n)"
     try:
         return lake.frame(f"{query} ORDER BY {', '.join(IDS[level])}")
-    except (duckdb.BinderException, duckdb.ConversionException) as error:
+    except duckdb.Error as error:
+        if where is None:
+            raise
         message = f"--where {where!r}: {str(error).splitlines()[0]}"
         raise ProfileError(message) from error
 
@@ -157,15 +160,19 @@ def predicate(text: str) -> str:
     """Check that a text is one SQL expression: it can then only choose among rows, whatever it says.
 
     Raises:
-        ProfileError: it is no expression, or more than one statement.
+        ProfileError: it is no expression, more than one, or calls a function that changes something.
     """
+    query = f"SELECT 1 WHERE ({text}\n)"
     try:
-        parsed = duckdb.extract_statements(f"SELECT 1 WHERE ({text}\n)")
-    except duckdb.ParserException as error:
+        # By itself first: "a) UNION SELECT (b" is a query only between our parentheses.
+        duckdb.SQLExpression(text)
+        duckdb.extract_statements(query)
+    except duckdb.Error as error:
         message = f"--where {text!r} is no SQL predicate: {str(error).splitlines()[0]}"
         raise ProfileError(message) from error
-    if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
-        message = f"--where {text!r} holds {len(parsed)} statements: give one predicate, as after WHERE"
+    effect = side_effect(query)
+    if effect is not None:
+        message = f"--where {text!r}: {effect} is not allowed here: give one predicate that only reads"
         raise ProfileError(message)
     return text
 
@@ -187,4 +194,11 @@ def fingerprint(lake: Lake, feature_set: str, recipe: str = "none") -> str:
         "SELECT steps, fitted_at FROM main.recipes WHERE feature_set = ? AND recipe = ?",
         [feature_set, recipe],
     ).fetchall()
-    return hashlib.blake2b(repr((plates, fits)).encode(), digest_size=16).hexdigest()
+    # A plate waits for its correction from its commit until the next `correct`: the table is another then.
+    corrected = [
+        lake.connection.execute(
+            f"SELECT DISTINCT source, batch, plate FROM {relation(feature_set, 'wells', recipe)} ORDER BY ALL"
+        ).fetchall()
+        for _ in fits
+    ]
+    return hashlib.blake2b(repr((plates, fits, corrected)).encode(), digest_size=16).hexdigest()

@@ -1,5 +1,8 @@
 """SQL over a lake for people: one statement that reads, on a connection that cannot write."""
 
+import json
+import re
+
 import duckdb
 import polars as pl
 
@@ -7,6 +10,12 @@ from warehouse.errors import LakeError
 from warehouse.lake import Lake
 
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+|\([^)]*\)\s*)?", re.IGNORECASE)
+#: Table functions that write although they stand in a SELECT, and those that run a text or attach a database.
+_EFFECTS = re.compile(
+    r"ducklake_(?:add|cleanup|commit|delete|expire|flush|merge|rewrite|set)\w*|(?:force_)?checkpoint|query"
+    r"|sqlite_\w+|postgres_\w+"
+)
 
 
 def sql(lake: Lake, text: str) -> pl.DataFrame:
@@ -31,11 +40,41 @@ def sql(lake: Lake, text: str) -> pl.DataFrame:
     if parsed[0].type not in _READS:
         message = f"sql: {parsed[0].type.name} is not allowed here, only queries: attach the lake in DuckDB for more"
         raise LakeError(message)
+    # EXPLAIN ANALYZE runs what it explains.
+    is_explained = parsed[0].type == duckdb.StatementType.EXPLAIN
+    effect = side_effect(_EXPLAIN.sub("", text, count=1) if is_explained else text)
+    if effect is not None:
+        message = f"sql: {effect} is not allowed here, only queries: attach the lake in DuckDB for more"
+        raise LakeError(message)
     try:
         return lake.frame(text)
     except duckdb.Error as error:
         message = f"sql: {_first_line(error)}"
         raise LakeError(message) from error
+
+
+def side_effect(text: str) -> str | None:
+    """Name what a statement does besides reading: the function that writes, or its kind where it is no SELECT.
+
+    DuckLake's maintenance (expiring snapshots, deleting files) is called as a table function in a SELECT, so
+    the kind of the statement does not tell.
+    """
+    with duckdb.connect() as connection:
+        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
+    tree = json.loads(row[0]) if row else {"error": True}
+    if tree["error"]:
+        return f"{(text.split() or [''])[0].upper()!r}"
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            name = node.get("function_name")
+            if isinstance(name, str) and _EFFECTS.fullmatch(name.lower()):
+                return f"{name}()"
+            nodes.extend(node.values())
+        elif isinstance(node, list):
+            nodes.extend(node)
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -109,10 +109,11 @@ def used_positions(settings: SimulatorSettings) -> list[tuple[int, int]]:
 def plan_wells(settings: SimulatorSettings) -> list[WellPlan]:
     """Place every treatment at random: on every plate where it fits, else at least once in every batch.
 
+    With `split_compounds` the compounds of a phenotype take turns over the batches, each in one of them.
+
     Returns:
         One entry a well, by batch, plate and position. A batch's plan does not depend on how many there are.
     """
-    treatments = [(compound, dose) for compound in compounds(settings) for dose in settings.doses]
     positive = Compound(
         POSITIVE_CONTROL, POSITIVE_PHENOTYPE, 1e-6, 1.0, np.zeros(len(fields(CellParameters)))
     )
@@ -120,6 +121,7 @@ def plan_wells(settings: SimulatorSettings) -> list[WellPlan]:
     columns = PLATE_SHAPES[settings.plate_format][1]
     plans = []
     for batch in range(settings.batches):
+        treatments = [(compound, dose) for compound in _in_batch(settings, batch) for dose in settings.doses]
         deck = settings.generator(Stream.LAYOUT, batch).permutation(len(treatments))
         for plate in range(settings.plates_per_batch):
             # The deck goes round in one order, so a hand as large as the deck holds every treatment.
@@ -136,6 +138,11 @@ def plan_wells(settings: SimulatorSettings) -> list[WellPlan]:
                     WellPlan(batch, plate, row * columns + column, well_name(row, column), *content[pick])
                 )
     return plans
+
+
+def _in_batch(settings: SimulatorSettings, batch: int) -> list[Compound]:
+    listed = compounds(settings)
+    return listed[batch % settings.batches :: settings.batches] if settings.split_compounds else listed
 
 
 def simulated_layout(settings: SimulatorSettings) -> pl.DataFrame:

@@ -58,6 +58,9 @@ class SimulatorSettings:
     compounds_per_phenotype: int = 2
     #: Concentrations of each compound, uM, rising.
     doses: tuple[float, ...] = (0.5, 2.0, 8.0)
+    #: Whether each compound stands in one batch only, as on BBBC021: what looks like it without being in its
+    #: batch (NSB) is then a question with an answer. False: every treatment is in every batch.
+    split_compounds: bool = False
     #: Wells with vehicle only on each plate (negative control).
     dmso_wells: int = 8
     #: Wells with the positive control on each plate.

@@ -18,8 +18,8 @@ WITH grouped AS (
         END AS control_type,
         count(*) AS well_count,
         sum(profiles.cell_count)::BIGINT AS cell_count,
-        count(DISTINCT (profiles.source, profiles.batch, profiles.plate)) AS plate_count,
-        count(DISTINCT (profiles.source, profiles.batch)) AS batch_count,
+        count(DISTINCT row(profiles.source, profiles.batch, profiles.plate)) AS plate_count,
+        count(DISTINCT row(profiles.source, profiles.batch)) AS batch_count,
         count(DISTINCT profiles.source) AS source_count,
         list_sort(list(DISTINCT profiles.source || '/' || profiles.batch)) AS batches,
         elementwise(avg, profiles.embedding) AS embedding

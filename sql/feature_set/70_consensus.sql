@@ -1,4 +1,4 @@
--- consensus: mean over sources of each treatment, so that every source counts the same, however many wells it has.
+-- consensus: mean over sources of each treatment: every source counts the same, however many its wells.
 -- Grain: one row per (treatment)
 -- Reads: feature_set.sources
 -- Columns: concentration in `unit`; *_count in numbers; batches, moa, target, pathway, gene_family are sorted

@@ -7,6 +7,7 @@ import polars as pl
 
 from warehouse.names import unknown
 from warehouse.screens import checks
+from warehouse.wells import normalise
 
 MANIFEST_SCHEMA: dict[str, pl.DataType] = {
     "source": pl.String(), "batch": pl.String(), "plate": pl.String(), "well": pl.String(),
@@ -79,17 +80,25 @@ class Screen:
         told = (*notes, *_observations(images, wells, known))
         return cls(manifest=images, layout=wells, annotations=known, origin=origin, notes=told)
 
-    def only_plates(self, plates: Sequence[str]) -> "Screen":
-        """Keep the images of some plates, named as in the manifest; layout and annotations stay whole.
+    def only(self, plates: Sequence[str] = (), wells: Sequence[str] = ()) -> "Screen":
+        """Keep the images of some plates, and of some wells; layout and annotations stay whole.
+
+        Args:
+            plates: named as in the manifest; none named keeps all.
+            wells: in any spelling; none named keeps all.
 
         Raises:
-            UnknownNameError: the manifest has no such plate.
+            UnknownNameError: the manifest has no such plate, or (of the plates kept) no such well.
         """
-        known = self.manifest["plate"].unique().to_list()
-        for plate in plates:
-            if plate not in known:
-                raise unknown(plate, "plate", known)
-        return replace(self, manifest=self.manifest.filter(pl.col("plate").is_in(plates)))
+        kept = self.manifest
+        for column, wanted in (("plate", list(plates)), ("well", [normalise(well) for well in wells])):
+            known = kept[column].unique().to_list()
+            for name in wanted:
+                if name not in known:
+                    raise unknown(name, f"{column} in {self.origin}", known)
+            if wanted:
+                kept = kept.filter(pl.col(column).is_in(wanted))
+        return replace(self, manifest=kept)
 
 
 def check(screen: Screen) -> None:

@@ -1,0 +1,54 @@
+# Every verb sets up what it needs: a virtual environment outside the checkout, keyed by constraints.txt, so that
+# checkouts and CI share it and a fresh machine builds it once (about two minutes, several GB with torch).
+PYTHON ?= python3.11
+VENVS ?= $(HOME)/.cache/wellhouse
+VENV := $(VENVS)/venv-$(shell sha256sum constraints.txt | cut -c1-12)
+# Installed again when the dependencies change, and pointed at this checkout when another one used it last.
+STAMP := $(VENV)/installed-$(shell (pwd; cat pyproject.toml) | sha256sum | cut -c1-12)
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint format bench real-screen clean
+
+help: ## Show the verbs.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the path: install Python 3.11, or give PYTHON=…" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,extract,train,dev]'
+	rm -f $(VENV)/installed-*
+	touch $(STAMP)
+
+install: $(STAMP) ## Set up the environment and link it as .venv.
+	@ln -sfn $(VENV) .venv
+	@echo "wellhouse is in .venv/bin: source .venv/bin/activate"
+
+demo: install ## Make a synthetic screen and take it from pixels to nearest treatments.
+	$(BIN)/python -m cli demo $(DEMO)
+
+test: install ## Run all tests.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: install ## Run the tests that take less than about ten seconds each.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+lint: install ## Check style, types and SQL.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql schema
+
+format: install ## Bring the code into its one format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure speed and memory as ratios, and write benchmarks/RESULTS.md.
+	$(BIN)/python -m benchmarks.run
+
+real-screen: install ## Follow docs/real_screen.md on real data (WELLHOUSE_TEST_DATA, else ../shared/data).
+	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py -k real_screen
+
+clean: ## Remove what the verbs made in this checkout; the shared environment stays.
+	rm -rf $(DEMO) .venv .pytest_cache .ruff_cache .mypy_cache build dist

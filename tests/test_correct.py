@@ -1,0 +1,253 @@
+"""Correction from end to end: what is written, what is kept when plates come, change or are relabelled."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from builders import commit, layout, plate, random_plate, wide
+
+from warehouse import profiles, recipes
+from warehouse.correct import correct
+from warehouse.errors import RecipeError, UnknownNameError
+from warehouse.lake import Lake
+from warehouse.status import status
+
+SET = wide(4)
+ONE, TWO, THREE = ("s", "b1", "p1"), ("s", "b1", "p2"), ("s", "b2", "p3")
+PLATES = {ONE: 1, TWO: 2}
+ALL_SCOPE = "standardize+sphering(lambda=0.1)"
+
+
+@pytest.fixture
+def lake(tmp_path):
+    with Lake.create(tmp_path / "lake") as made:
+        for key, seed in PLATES.items():
+            commit(made, random_plate(key, seed, shift=seed), SET)
+        yield made
+
+
+def corrected(lake, recipe, plate_name=None):
+    """Well to corrected profile, of one plate or of all."""
+    table = profiles.read(lake, "wide", recipe=recipe, level="well")
+    ids = table.rows.select("plate", "well").rows()
+    return {key: row for key, row in zip(ids, table.matrix, strict=True) if plate_name in (None, key[0])}
+
+
+def stored(lake, recipe="standardize"):
+    """Every row of the recipe's table, with the id that DuckLake gave it when it was written."""
+    return lake.frame(
+        f"SELECT rowid AS row_id, plate, well, embedding FROM wide.wells__{recipe} ORDER BY plate, well"
+    )
+
+
+def by_hand(data):
+    """z-scores against the plate's negative controls, in float64."""
+    matrix = np.array(data.wells["embedding"].to_list(), dtype=np.float64)
+    controls = matrix[(data.layout["control_type"] == "negative").to_numpy()]
+    return dict(zip(data.wells["well"], (matrix - controls.mean(axis=0)) / controls.std(axis=0), strict=True))
+
+
+def test_standardize_equals_numpy_plate_by_plate(lake):
+    report = correct(lake, "wide", "standardize")
+    assert (report.outcome, report.recipe, report.steps) == ("fitted", "standardize", "standardize")
+    assert (report.plates, report.wells, report.features, report.features_dropped) == (2, 20, 4, ())
+    found = corrected(lake, "standardize")
+    assert len(found) == 20
+    for key, seed in PLATES.items():
+        for well, expected in by_hand(random_plate(key, seed, shift=seed)).items():
+            np.testing.assert_allclose(found[key[2], well], expected, rtol=1e-5, atol=1e-6)
+    assert lake.frame("SELECT * EXCLUDE (run, fitted_at) FROM main.recipes").rows() == [
+        ("wide", "standardize", "standardize", 4, ["f1", "f2", "f3", "f4"])
+    ]
+
+
+def test_views_stand_over_the_corrected_wells(lake):
+    correct(lake, "wide", "standardize")
+    expected = np.mean([by_hand(random_plate(k, s, shift=s))["B01"] for k, s in PLATES.items()], axis=0)
+    for level in ("treatments", "sources", "consensus"):
+        view = f"SELECT embedding FROM wide.{level}__standardize WHERE treatment = 'c0@1uM'"
+        np.testing.assert_allclose(lake.value(view), expected, rtol=1e-5, atol=1e-6)
+    controls = lake.value("SELECT embedding FROM wide.treatments__standardize WHERE treatment = 'DMSO'")
+    np.testing.assert_allclose(controls, 0, atol=1e-6)
+    # What came in is as it was.
+    raw = np.array(random_plate(ONE, 1, shift=1).wells["embedding"].to_list(), dtype=np.float32)
+    assert lake.frame("SELECT embedding FROM wide.wells WHERE plate = 'p1' ORDER BY well")["embedding"].to_list() == raw.tolist()
+
+
+def test_again_is_unchanged(lake):
+    correct(lake, "wide", "standardize")
+    before = lake.snapshot()
+    report = correct(lake, "wide", "standardize")
+    assert (report.outcome, report.plates, report.wells, report.features) == ("unchanged", 0, 0, 4)
+    assert lake.snapshot() == before
+
+
+@pytest.mark.parametrize("recipe", ["standardize", ALL_SCOPE])
+def test_a_new_plate_is_corrected_with_the_stored_fit_and_others_are_untouched(lake, recipe):
+    slug = correct(lake, "wide", recipe).recipe
+    first, fits = stored(lake, slug), lake.frame("SELECT * FROM main.recipe_fits ORDER BY ALL")
+    before = lake.snapshot()
+    commit(lake, random_plate(THREE, 3, shift=5), SET)
+    report = correct(lake, "wide", recipe)
+    assert (report.outcome, report.plates, report.wells) == ("extended", 1, 10)
+    after = stored(lake, slug)
+    assert after.filter(pl.col("plate") != "p3").equals(first)  # also their row ids: not written again
+    deleted = f"FROM ducklake_table_deletions('lake', 'wide', 'wells__{slug}', {before}, {lake.snapshot()})"
+    assert lake.frame(f"SELECT * {deleted}").is_empty()
+    # By hand: the plate against its own controls, then the sphering that was fitted on the first two plates.
+    expected = by_hand(random_plate(THREE, 3, shift=5))
+    if recipe == ALL_SCOPE:
+        old = [by_hand(random_plate(k, s, shift=s)) for k, s in PLATES.items()]
+        X = np.array([z for each in old for well, z in each.items() if well.startswith("A")])
+        mean = X.mean(axis=0)
+        values, vectors = np.linalg.eigh((X - mean).T @ (X - mean) / len(X))
+        whiten = vectors @ np.diag(1 / np.sqrt(values + 0.1)) @ vectors.T
+        expected = {well: whiten @ (z - mean) for well, z in expected.items()}
+    for (_, well), row in corrected(lake, recipe, "p3").items():
+        np.testing.assert_allclose(row, expected[well], rtol=1e-4, atol=1e-5)
+    now = lake.frame("SELECT * FROM main.recipe_fits ORDER BY ALL")
+    assert now.filter(pl.col("plate").is_null() | (pl.col("plate") != "p3")).equals(fits)
+    assert set(now.filter(pl.col("plate") == "p3")["step_name"]) == {"standardize"}
+
+
+def test_refit_fits_on_everything(lake):
+    correct(lake, "wide", ALL_SCOPE)
+    commit(lake, random_plate(THREE, 3, shift=5), SET)
+    correct(lake, "wide", ALL_SCOPE)
+    old = corrected(lake, ALL_SCOPE)
+    report = correct(lake, "wide", ALL_SCOPE, refit=True)
+    assert (report.outcome, report.plates, report.wells) == ("fitted", 3, 30)
+    new = corrected(lake, ALL_SCOPE)
+    assert not any(np.allclose(new[key], old[key], atol=1e-4) for key in new)
+    table = profiles.read(lake, "wide", level="well")
+    direct = recipes.fit_transform(recipes.parse(ALL_SCOPE), table.matrix, table.rows)
+    np.testing.assert_allclose(list(new.values()), direct.profiles, rtol=1e-5, atol=1e-6)
+    assert lake.value("SELECT count(*) FROM main.recipes") == 1
+
+
+def test_a_replaced_plate_is_corrected_anew(lake):
+    correct(lake, "wide", "standardize")
+    first = stored(lake)
+    commit(lake, random_plate(TWO, 22, shift=9), SET)
+    assert set(lake.frame("SELECT plate FROM wide.wells__standardize")["plate"]) == {"p1"}
+    report = correct(lake, "wide", "standardize")
+    assert (report.outcome, report.plates) == ("extended", 1)
+    for (_, well), row in corrected(lake, "standardize", "p2").items():
+        np.testing.assert_allclose(row, by_hand(random_plate(TWO, 22, shift=9))[well], rtol=1e-5, atol=1e-6)
+    assert stored(lake).filter(pl.col("plate") == "p1").equals(first.filter(pl.col("plate") == "p1"))
+    fits = "SELECT array_name, count(*) FROM main.recipe_fits WHERE plate = 'p2' GROUP BY ALL HAVING count(*) > 1"
+    assert lake.frame(fits).is_empty()
+
+
+def test_when_every_plate_was_replaced_the_recipe_is_fitted_anew(lake):
+    """Nothing is left that the stored fit would keep comparable; a feature set of one plate ends here each time."""
+    for recipe in ("standardize", ALL_SCOPE):
+        correct(lake, "wide", recipe)
+    for key, seed in ((ONE, 11), (TWO, 22)):
+        commit(lake, random_plate(key, seed, shift=seed), SET)
+    for recipe in ("standardize", ALL_SCOPE):
+        report = correct(lake, "wide", recipe)
+        assert (report.outcome, report.plates, report.wells) == ("fitted", 2, 20)
+    for key, seed in ((ONE, 11), (TWO, 22)):
+        for (_, well), row in corrected(lake, "standardize", key[2]).items():
+            np.testing.assert_allclose(row, by_hand(random_plate(key, seed, shift=seed))[well], rtol=1e-5, atol=1e-5)
+
+
+def test_a_relabelled_plate_loses_its_correction_and_gets_it_anew(lake):
+    """Another layout is another set of controls."""
+    correct(lake, "wide", "standardize")
+    data = random_plate(TWO, 2, shift=2)
+    other = data.layout.with_columns(
+        control_type=pl.when(pl.col("well").is_in(["A01", "A02"])).then(pl.lit("negative")).otherwise(pl.lit("none"))
+    )
+    relabelled = replace(data, layout=other)
+    assert commit(lake, relabelled, SET) == "relabelled"
+    assert set(lake.frame("SELECT plate FROM wide.wells__standardize")["plate"]) == {"p1"}
+    (state,) = status(lake).recipes.rows(named=True)
+    assert (state["plates"], state["plates_waiting"]) == (1, 1)
+    assert correct(lake, "wide", "standardize").outcome == "extended"
+    for (_, well), row in corrected(lake, "standardize", "p2").items():
+        np.testing.assert_allclose(row, by_hand(relabelled)[well], rtol=1e-5, atol=1e-5)
+
+
+def test_dropped_features_are_told_and_recorded(tmp_path):
+    """f2 has no value on one plate and f3 is constant on the other: neither is left on any."""
+    rng = np.random.default_rng(5)
+    with Lake.create(tmp_path / "lake") as lake:
+        for key, column, value in ((ONE, 1, None), (TWO, 2, 7.0)):
+            plan = [(f"A{i:02d}", "DMSO" if i < 5 else f"c{i}", None if i < 5 else 1.0, "negative" if i < 5 else "none") for i in range(1, 9)]
+            wells = {well: rng.normal(size=4).tolist() for well, *_ in plan}
+            for vector in wells.values():
+                vector[column] = value
+            commit(lake, plate(key, wells, "h", layout(key, plan)), SET)
+        report = correct(lake, "wide", "mad_robustize")
+        assert (report.features, report.features_dropped, report.constant_features) == (2, ("f2", "f3"), ("f3",))
+        again = correct(lake, "wide", "mad_robustize")
+        assert (again.outcome, again.features, again.features_dropped) == ("unchanged", 2, ("f2", "f3"))
+        names = "SELECT dim, feature_names FROM main.recipes"
+        assert lake.frame(names).rows() == [(2, ["f1", "f4"])]
+        table = profiles.read(lake, "wide", recipe="mad_robustize")
+        assert table.feature_names == ("f1", "f4")
+        assert table.matrix.shape == (5, 2)
+        assert np.isfinite(table.matrix).all()
+
+
+def test_stored_fits_round_trip_exactly(lake):
+    """The fits read back give the same numbers as those in memory, for every kind of step."""
+    from warehouse.correct import _stored
+
+    recipe = recipes.parse("mad_robustize+center+sphering(lambda=0.01)")
+    slug = correct(lake, "wide", recipe.text).recipe
+    table = profiles.read(lake, "wide", level="well")
+    made = recipes.fit_transform(recipe, table.matrix, table.rows)
+    back = _stored(lake, "wide", slug)
+    assert len(back) == len(made.fits) == 2 + 1 + 1
+    by_key = {(f.step_index, f.source, f.batch, f.plate): f.arrays for f in back}
+    for fit in made.fits:
+        arrays = by_key[fit.step_index, fit.source, fit.batch, fit.plate]
+        assert arrays.keys() == fit.arrays.keys()
+        for name, array in fit.arrays.items():
+            np.testing.assert_array_equal(arrays[name], array)
+    again = recipes.transform(recipe, table.matrix, table.rows, back)
+    np.testing.assert_allclose(again.profiles, made.profiles, rtol=0, atol=1e-12)
+    found = np.array(list(corrected(lake, slug).values()))
+    np.testing.assert_allclose(found, again.profiles, rtol=1e-6, atol=1e-6)
+
+
+def test_refusals_leave_the_lake_as_it_was(lake):
+    key = ("s", "b2", "without")
+    data = random_plate(key, 7)
+    commit(lake, replace(data, layout=data.layout.with_columns(control_type=pl.lit("none"))), SET)
+    before = lake.snapshot()
+    with pytest.raises(
+        RecipeError,
+        match=r"standardize: plate 'without' of batch 'b2' of source 's' has 0 negative control\(s\), at least 2 needed",
+    ):
+        correct(lake, "wide", "standardize")
+    with pytest.raises(RecipeError, match="recipe 'none' needs no correction"):
+        correct(lake, "wide", "none")
+    with pytest.raises(UnknownNameError, match=r"unknown recipe step 'standardise'. Did you mean 'standardize'\?"):
+        correct(lake, "wide", "standardise")
+    with pytest.raises(UnknownNameError, match=r"unknown feature set 'wyde'. Did you mean 'wide'\?"):
+        correct(lake, "wyde", "standardize")
+    assert lake.snapshot() == before
+
+
+def test_a_set_without_wells_is_refused(lake):
+    commit(lake, plate(("s", "b1", "empty"), {}), wide(4, "bare"))
+    with pytest.raises(RecipeError, match="feature set 'bare' has no wells yet: ingest a plate first"):
+        correct(lake, "bare", "standardize")
+
+
+def test_a_missing_element_is_refused_by_name_where_a_step_needs_all(lake):
+    commit(lake, plate(THREE, {"A01": (1, None, 2, 3)}, "h", layout(THREE, [("A01", "x", 1.0, "none")])), SET)
+    with pytest.raises(RecipeError, match="sphering: feature 'f2' has no value in 1 of 21 wells of the whole set"):
+        correct(lake, "wide", "sphering")
+    assert lake.value("SELECT count(*) FROM main.recipes") == 0
+
+
+def test_reading_a_recipe_that_was_not_made_says_which_were(lake):
+    correct(lake, "wide", "standardize")
+    with pytest.raises(RecipeError, match=r"has no recipe 'sphering' \(it has none, standardize\): make it with `wellhouse correct wide"):
+        profiles.read(lake, "wide", recipe="sphering")

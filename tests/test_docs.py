@@ -1,0 +1,106 @@
+"""The documents are true: their commands run, and print what stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def words(line: str) -> list[str]:
+    """Split a line of a table into its words, frames and padding left out."""
+    return re.sub(r"[│┃|;]", " ", line).split()
+
+
+def contains(output: str, wanted: str) -> bool:
+    """Whether a line of the output begins with the words wanted (a row of a table, cut short)."""
+    expected = words(wanted)
+    return any(words(line)[: len(expected)] == expected for line in output.splitlines())
+
+
+def follow(page: Path, folder: Path, environment: dict[str, str]) -> str:
+    """Run the sh blocks of a page in one shell each, in order, and check each text block against what came."""
+    (folder / "bin").mkdir()
+    command = folder / "bin" / "wellhouse"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli "$@"\n')
+    command.chmod(0o755)
+    environment = (
+        os.environ
+        | environment
+        | {
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+    )
+    printed, everything = "", ""
+    for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "text":
+            for line in filter(str.strip, text.splitlines()):
+                assert contains(printed, line), f"{page.name} says {line!r}; its commands printed:\n{printed}"
+            continue
+        exports = "\n".join(f"export {name}={value}" for name, value in _exports(everything))
+        script = f"set -eu\n{exports}\n{text}"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{page.name}: {text}\nended with {done.returncode}:\n{done.stderr}"
+        printed = done.stdout
+        print(text, printed, sep="\n")
+        everything += text
+    return printed
+
+
+def _exports(script: str) -> list[tuple[str, str]]:
+    return re.findall(r"^export (\w+)=(.*)$", script, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_real_screen(data_dir: Path, tmp_path: Path) -> None:
+    follow(REPOSITORY / "docs" / "real_screen.md", tmp_path, {"DATA": str(data_dir)})
+    lake = tmp_path / "real.lake"
+    _check_moa_screen(lake, data_dir)
+    _check_rejections(lake)
+
+
+def _json(lake: Path, *arguments: str) -> object:
+    import json
+
+    command = [sys.executable, "-m", "cli", *arguments, "--lake", str(lake), "--json"]
+    return json.loads(
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    )
+
+
+def _check_moa_screen(lake: Path, data_dir: Path) -> None:
+    """Every compound of the two plates, to 1e-6 of the authors' table."""
+    for feature_set, plate, mean in (
+        ("moa_batch1", "BR00122250", 0.736049),
+        ("moa_batch2", "BR00122247", 0.70362),
+    ):
+        arguments = ("--metrics", "map_vs_controls", "--details", "--where", f"plate = '{plate}'")
+        answer = _json(lake, "evaluate", feature_set, *arguments)
+        assert answer["evaluations"][0]["value"] == pytest.approx(mean, abs=5e-6)
+        ours = pl.DataFrame(answer["details"][0]).with_columns(
+            compound=pl.col("treatment").str.split("@").list.first()
+        )
+        theirs = pl.read_csv(data_dir / "moa_screen" / f"mAP_{plate}_vs_DMSO.csv")
+        both = ours.join(theirs, left_on="compound", right_on="Metadata_broad_sample", validate="1:1")
+        assert both.height == 90
+        assert (both["mean_average_precision"] - both["average_precision"]).abs().max() < 1e-6
+
+
+def _check_rejections(lake: Path) -> None:
+    """Site 3 is reported for the channel that it lacks, site 4 for having no file; sites 1 and 2 are in."""
+    query = "SELECT field, reason FROM main.rejections WHERE feature_set = 'cellprofiler_bbbc021' AND cell IS NULL"
+    reasons = {row["field"]: row["reason"] for row in _json(lake, "sql", query + " ORDER BY field")}
+    assert set(reasons) == {"3", "4"}
+    assert "w4A901377A" in reasons["3"]
+    counted = _json(lake, "sql", "SELECT field, cell_count FROM cellprofiler_bbbc021.fields ORDER BY field")
+    assert [row["field"] for row in counted] == ["1", "2"]
+    assert all(row["cell_count"] > 100 for row in counted)
