@@ -1,15 +1,20 @@
 """The command `wellhouse`: parse, call one function, print. Answers go to stdout, everything else to stderr."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from warehouse import __version__
+from warehouse.console import (
+    json_pair,
+    pair,
+    print_answer,
+    print_records,
+    print_status,
+    progress_bars,
+)
 from warehouse.errors import WellhouseError
 
 if TYPE_CHECKING:
@@ -73,7 +78,7 @@ def init(
         if not templates.exists():
             write_templates(templates)
         answer = {"lake": str(made.path), "snapshot": made.snapshot(), "templates": str(templates)}
-    _print(answer, as_json, f"lake      {answer['lake']}\ntemplates {answer['templates']}")
+    print_answer(answer, as_json, f"lake      {answer['lake']}\ntemplates {answer['templates']}")
 
 
 @app.command()
@@ -132,16 +137,16 @@ def ingest(
         for note in screen.notes:
             typer.echo(f"note: {note}", err=True)
         names = tuple(chosen or screen.manifest["channel"].unique(maintain_order=True).to_list())
-        made = registry.create(extractor, names, dict(map(_setting, setting or [])))
+        made = registry.create(extractor, names, dict(map(json_pair, setting or [])))
         settings = pipeline.PipelineSettings(
             dna_channel=dna_channel, cell_channel=cell_channel, field_operator=field_operator,
             well_operator=well_operator,
         )  # fmt: skip
-        with _progress("images") as progress:
+        with progress_bars("images") as progress:
             reports = pipeline.ingest_screen(
                 opened, screen, made, feature_set=feature_set, settings=settings, progress=progress
             )
-    _print_records(reports, as_json)
+    print_records(reports, as_json)
 
 
 @app.command("import-profiles")
@@ -170,7 +175,7 @@ def import_profiles(
     from warehouse.screens import read_annotations, read_layout
 
     settings = importers.ImportSettings(
-        columns=dict(map(_pair, column or [])),
+        columns=dict(map(pair, column or [])),
         features=None if features is None else importers.read_feature_list(features),
         source=source,
         batch=batch,
@@ -178,7 +183,7 @@ def import_profiles(
     with Lake.open(lake) as opened:
         wells = None if layout is None else read_layout(layout)
         labels = None if annotations is None else read_annotations(annotations)
-        with _progress("plates") as progress:
+        with progress_bars("plates") as progress:
             reports = importers.import_profiles(
                 opened,
                 files,
@@ -188,7 +193,7 @@ def import_profiles(
                 settings=settings,
                 progress=progress,
             )
-    _print_records(reports, as_json)
+    print_records(reports, as_json)
 
 
 @app.command()
@@ -217,7 +222,7 @@ def correct(
                 f"note: {len(names)} features {what}: {', '.join(names[:5])}{', …' * (len(names) > 5)}",
                 err=True,
             )
-    _print_records([report], as_json)
+    print_records([report], as_json)
 
 
 @app.command()
@@ -237,7 +242,7 @@ def index(
 
     with Lake.open(lake, read_only=True) as opened:
         report = search.build(opened, feature_set, recipe=recipe, level=level)
-    _print_records([report], as_json)
+    print_records([report], as_json)
 
 
 @app.command()
@@ -276,7 +281,7 @@ def nearest(
     document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
     people = answer.neighbours.drop("compound", "concentration", "unit")  # the treatment's name says them
     people = people.select(name for name in people.columns if people[name].null_count() < people.height)
-    _print(document, as_json, people)
+    print_answer(document, as_json, people)
 
 
 @app.command()
@@ -309,10 +314,10 @@ def evaluate(
     document: dict[str, Any] = {"evaluations": table.to_dicts()}
     if details:
         document["details"] = [details_frame(evaluation).to_dicts() for evaluation in made]
-    _print(document, as_json, table)
+    print_answer(document, as_json, table)
     if details and not as_json:
         for evaluation in made:
-            _print(None, False, details_frame(evaluation))
+            print_answer(None, False, details_frame(evaluation))
 
 
 @app.command()
@@ -332,7 +337,7 @@ def sql(
 
     with Lake.open(lake, read_only=True) as opened:
         table = run(opened, query)
-    _print(table.to_dicts() if as_json else None, as_json, table)
+    print_answer(table.to_dicts() if as_json else None, as_json, table)
 
 
 @app.command()
@@ -346,33 +351,14 @@ def status(lake: LakePath = DEFAULT_LAKE, as_json: AsJson = False) -> None:
 
     with Lake.open(lake, read_only=True) as opened:
         state = run(opened)
-    frames = {"feature_sets": state.feature_sets, "recipes": state.recipes, "rejections": state.rejections}
-    if as_json:
-        faults = {name: rows.to_dicts() for name, rows in state.faults.items()}
-        tables = {name: frame.to_dicts() for name, frame in frames.items()}
-        _print(
-            {"lake": state.lake, "snapshot": state.snapshot, **state.shared, **tables, "faults": faults},
-            True,
-            "",
-        )
-    else:
-        counts = ", ".join(f"{count} {name}" for name, count in state.shared.items())
-        typer.echo(f"{state.lake}, snapshot {state.snapshot}: {counts}")
-        for name, frame in frames.items():
-            if frame.height:
-                _print(None, False, frame, title=name.replace("_", " "))
-        typer.echo("checks: " + ("all pass" if not state.faults else f"FAULTS in {', '.join(state.faults)}"))
-        for name, rows in state.faults.items():
-            _print(None, False, rows, title=name)
+    print_status(state, as_json)
     if state.faults:
         raise typer.Exit(1)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the synthetic screen and its lake go.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[Path, typer.Argument(help="For the screen and its lake.")] = Path("demo"),
 ) -> None:
     """Make a small synthetic screen and take it through everything: ingest, correct, index, nearest, evaluate.
 
@@ -383,15 +369,15 @@ def demo(
     def show(text: str, table: "pl.DataFrame | None" = None) -> None:
         typer.echo(text)
         if table is not None:
-            _print(None, False, table)
+            print_answer(None, False, table)
 
-    run(folder, show, _progress)
+    run(folder, show, progress_bars)
 
 
 def main() -> None:
     """Run the command; an error that the user can mend is one line and exit code 1."""
     try:
-        app()
+        app(prog_name="wellhouse")
     except WellhouseError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -407,98 +393,7 @@ def main() -> None:
 
 
 #: Modules of extras, for the message when one is not there.
-_EXTRAS = {
-    name: "extract" for name in ("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs")
-} | {"faiss": "cpu"}
-
-
-def _setting(text: str) -> tuple[str, object]:
-    """Read NAME=VALUE; a value that is a JSON number, list or truth value is one, all else is text."""
-    name, value = _pair(text)
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        message = f"{text!r} is no NAME=VALUE: write it as in --set size=128"
-        raise WellhouseError(message)
-    return name, value
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on stderr: the plate at hand, what is done of it, and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            key = name if unit == "images" else unit
-            if key not in tasks:
-                tasks[key] = bar.add_task(name, total=total)
-            bar.update(tasks[key], completed=done, description=name)
-
-        yield report
-
-
-def _print_records(records: list[Any], as_json: bool) -> None:
-    """Print dataclasses of one kind as a table, or as a JSON list."""
-    from dataclasses import asdict
-
-    import polars as pl
-
-    rows = [asdict(record) for record in records]
-    shown = [
-        {key: value for key, value in row.items() if not isinstance(value, tuple | list)} for row in rows
-    ]
-    _print(rows, as_json, pl.DataFrame(shown))
-
-
-def _print(document: object, as_json: bool, table: "pl.DataFrame | str", title: str | None = None) -> None:
-    """Print a JSON document for machines, or a table (or text) for people."""
-    if as_json:
-        typer.echo(json.dumps(document, default=str, allow_nan=False))
-        return
-    if isinstance(table, str):
-        typer.echo(table)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:  # in a pipe or a file nothing may be cut to a width that is not there
-        console = Console(width=max(200, 24 * table.width))
-    grid = Table(title=title, title_justify="left", header_style="bold")
-    for name, kind in table.schema.items():
-        grid.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
-    for row in table.iter_rows():
-        grid.add_row(*map(_cell, row))
-    console.print(grid)
-
-
-def _cell(value: object) -> str:
-    """Write a value for people: nothing for NULL, four digits of a fraction, a list in short."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.6g}"
-    if isinstance(value, list):
-        shown = ", ".join(_cell(item) for item in value[:6])
-        return shown + (f", … ({len(value)} in all)" if len(value) > 6 else "")
-    return str(value)
+_EXTRAS = dict.fromkeys(("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs"), "extract")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row, in_process
 
-FEW, MANY = 2, 12
+FEW, MANY = 2, 8
 
 
 def run() -> list[Row]:
@@ -32,7 +32,7 @@ def ingest(plates: int) -> float:
     from warehouse.lake import Lake
     from warehouse.screens import read_screen
 
-    settings = SimulatorSettings(batches=1, plates_per_batch=plates, cells_per_field=20)
+    settings = SimulatorSettings(batches=1, plates_per_batch=plates, cells_per_field=6)
     with tempfile.TemporaryDirectory() as folder:
         made = simulate_screen(Path(folder) / "screen", settings)
         screen = read_screen(made.manifest, layout=made.layout)

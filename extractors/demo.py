@@ -53,7 +53,10 @@ def demo(folder: Path, show: Show, bars: Bars, settings: SimulatorSettings | Non
         message = f"{screen_folder} holds no complete screen: remove it, or name another folder"
         raise LakeError(message)
     if not screen_folder.exists():
-        show(f"1. Simulating a screen, {', '.join(CHANNELS)}, into {screen_folder} (synthetic: no real cells)", None)
+        show(
+            f"1. Simulating a screen, {', '.join(CHANNELS)}, into {screen_folder} (synthetic: no real cells)",
+            None,
+        )
         with bars("fields") as progress:
             simulate_screen(screen_folder, settings, lambda done, total: progress("simulating", done, total))
     else:
@@ -64,7 +67,9 @@ def demo(folder: Path, show: Show, bars: Bars, settings: SimulatorSettings | Non
         annotations=screen_folder / "annotations.csv",
     )
     with Lake.create(lake_folder) as lake:
-        show(f"\n2. Ingesting it plate by plate into {lake_folder}, with ImageNet features of each cell", None)
+        show(
+            f"\n2. Ingesting it plate by plate into {lake_folder}, with ImageNet features of each cell", None
+        )
         with bars("images") as progress:
             extractor = registry.create("transfer", CHANNELS, dict(TRANSFER))
             reports = pipeline.ingest_screen(lake, screen, extractor, progress=progress)
@@ -77,7 +82,10 @@ def demo(folder: Path, show: Show, bars: Bars, settings: SimulatorSettings | Non
         answer = nearest.nearest(lake, query, "transfer", recipe=RECIPE, k=5, not_same_compound=True)
         columns = ("rank", "similarity", "treatment", "moa", "well_count")
         own = lake.value("SELECT moa[1] FROM main.treatment_annotations WHERE treatment = ?", [query])
-        show(f"\n4. What looks like {query} ({own}), its own compound left out?", answer.neighbours.select(columns))
+        show(
+            f"\n4. What looks like {query} ({own}), its own compound left out?",
+            answer.neighbours.select(columns),
+        )
         show("\n5. How often has the nearest treatment the same mechanism?", None)
         scores = [
             as_frame(evaluate(lake, ["transfer"], ["nsc", "nsb", "map"], recipe=recipe))

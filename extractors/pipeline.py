@@ -1,19 +1,24 @@
 """From a screen's images to committed plates: read, segment, embed, aggregate, commit, one plate at a time."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
 from extractors.base import CELL_GEOMETRY, Extractor, FieldSample
-from extractors.images import digest, read_field
+from extractors.images import read_field
+from extractors.plate_images import (
+    PlateImage,
+    ahead,
+    content_hash,
+    digests_of,
+    gathered,
+    image_rows,
+    whole_fields,
+)
 from extractors.segment import SegmentSettings, segment
 from extractors.spool import Spool
 from warehouse import ingest, layouts
@@ -30,8 +35,6 @@ from warehouse.screens.model import Screen
 Key = tuple[str, str, str]
 #: Called with the plate, the images done and the images of the plate.
 Progress = Callable[[str, int, int], None]
-T = TypeVar("T")
-R = TypeVar("R")
 
 _DNA_NAMES = ("DNA", "DAPI", "Hoechst")
 _CELL_NAMES = ("RNA", "AGP", "Actin", "Tubulin")
@@ -77,16 +80,6 @@ class PlateReport:
     cells_in: int
     cells_rejected: int
     wells_in: int
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One field or crop of the manifest; per channel the file, and the plane in it."""
-
-    well: str
-    field: str
-    cell: str | None
-    files: dict[str, tuple[Path, int | None]]
 
 
 @dataclass
@@ -216,9 +209,9 @@ def _ingest_plate(
     settings: PipelineSettings,
     progress: Progress | None,
 ) -> PlateReport:
-    images = _images(rows)
-    digests = _digests(images, settings.workers)
-    content = _content_hash(target, images, digests)
+    images = gathered(rows)
+    digests = digests_of(images, settings.workers)
+    content = content_hash(target, images, digests)
     if present == content:
         outcome = ingest.relabel_plate(lake, run, key, layout)
         counts = ingest.loaded_counts(lake, target.name, key)
@@ -236,7 +229,7 @@ def _ingest_plate(
             key,
             content,
             layout,
-            _image_rows(images, digests, extractor.channels),
+            image_rows(images, digests, extractor.channels),
             cells,
             fields,
             wells,
@@ -270,69 +263,8 @@ class _Progress:
             self.listener(self.plate, self.done, self.total)
 
 
-def _images(rows: pl.DataFrame) -> list[_Image]:
-    """Gather the rows of a plate's manifest, one a channel, into images in a fixed order."""
-    by = ["well", "field", "cell"]
-    images = []
-    for (well, name, cell), part in rows.sort([*by, "channel"], nulls_last=True).group_by(
-        by, maintain_order=True
-    ):
-        files = {
-            channel: (Path(path), plane)
-            for channel, path, plane in part.select("channel", "path", "plane").iter_rows()
-        }
-        images.append(_Image(str(well), str(name), None if cell is None else str(cell), files))
-    return images
-
-
-def _digests(images: Sequence[_Image], workers: int) -> dict[Path, str | None]:
-    """Hash every file once; None where there is none."""
-    paths = sorted({path for image in images for path, _ in image.files.values()})
-    with ThreadPoolExecutor(workers) as executor:
-        return dict(zip(paths, executor.map(_digest_or_none, paths), strict=True))
-
-
-def _digest_or_none(path: Path) -> str | None:
-    try:
-        return digest(path)
-    except (OSError, ImageError):
-        return None  # the field is rejected with its reason when it is read
-
-
-def _content_hash(target: FeatureSet, images: Sequence[_Image], digests: dict[Path, str | None]) -> str:
-    hasher = hashlib.blake2b(target.identity().encode(), digest_size=16)
-    for image in images:
-        files = [(channel, plane, digests[path]) for channel, (path, plane) in sorted(image.files.items())]
-        hasher.update(repr((image.well, image.field, image.cell, files)).encode())
-    return hasher.hexdigest()
-
-
-def _image_rows(
-    images: Sequence[_Image], digests: dict[Path, str | None], channels: tuple[str, ...]
-) -> pl.DataFrame:
-    ordered = [(image, [c for c in channels if c in image.files]) for image in images]
-    return pl.DataFrame(
-        {
-            "well": [image.well for image in images],
-            "field": [image.field for image in images],
-            "cell": [image.cell for image in images],
-            "channels": [names for _, names in ordered],
-            "paths": [[str(image.files[c][0]) for c in names] for image, names in ordered],
-            "planes": [[image.files[c][1] for c in names] for image, names in ordered],
-            "digests": [[digests[image.files[c][0]] for c in names] for image, names in ordered],
-        },
-        schema_overrides={
-            "cell": pl.String,
-            "channels": pl.List(pl.String),
-            "paths": pl.List(pl.String),
-            "planes": pl.List(pl.Int32),
-            "digests": pl.List(pl.String),
-        },
-    )
-
-
 def _extract(
-    images: Sequence[_Image],
+    images: Sequence[PlateImage],
     extractor: Extractor,
     settings: PipelineSettings,
     counts: _Counts,
@@ -341,27 +273,47 @@ def _extract(
 ) -> Iterator[pl.DataFrame]:
     """Embed the images in groups, put the cells into the spool, and yield the fields of each group."""
     with ThreadPoolExecutor(settings.workers) as executor:
-        loaded = _ahead(
+        loaded = ahead(
             executor,
             lambda image: _load(image, extractor.channels, settings),
             images,
             2 * settings.images_at_once,
         )
-        for group in _whole_fields(zip(images, loaded, strict=True), settings.images_at_once):
-            usable = []
-            for image, sample in group:
-                if isinstance(sample, FieldSample):
+        for group in whole_fields(zip(images, loaded, strict=True), settings.images_at_once):
+            usable, matrices = [], []
+            for (image, sample), result in zip(group, _embedded(extractor, group), strict=True):
+                if isinstance(sample, FieldSample) and isinstance(result, np.ndarray):
                     usable.append((image, sample))
+                    matrices.append(result)
                 else:
                     counts.images_rejected += 1
-                    counts.rejections.append((image.well, image.field, image.cell, sample))
+                    counts.rejections.append((image.well, image.field, image.cell, str(result)))
             if usable:
-                matrices = extractor.extract([sample for _, sample in usable])
                 yield _fields(usable, matrices, extractor, settings, counts, cells)
             progress.advance(len(group))
 
 
-def _load(image: _Image, channels: tuple[str, ...], settings: PipelineSettings) -> FieldSample | str:
+def _embedded(
+    extractor: Extractor, group: Sequence[tuple[PlateImage, FieldSample | str]]
+) -> list[np.ndarray | str]:
+    """Embed what could be read; the reason, as text, for an image that could not, or that the extractor refuses."""
+    samples = [sample for _, sample in group if isinstance(sample, FieldSample)]
+    found: Iterator[np.ndarray | str]
+    try:
+        found = iter(extractor.extract(samples))
+    except ImageError:  # which one is it? The others are as good as before.
+        found = iter([_embedded_alone(extractor, sample) for sample in samples])
+    return [sample if isinstance(sample, str) else next(found) for _, sample in group]
+
+
+def _embedded_alone(extractor: Extractor, sample: FieldSample) -> np.ndarray | str:
+    try:
+        return extractor.extract([sample])[0]
+    except ImageError as error:
+        return str(error)
+
+
+def _load(image: PlateImage, channels: tuple[str, ...], settings: PipelineSettings) -> FieldSample | str:
     """Read and segment one image; the reason, as text, where it cannot be used."""
     try:
         pixels = read_field(image.files, channels)
@@ -380,7 +332,7 @@ def _load(image: _Image, channels: tuple[str, ...], settings: PipelineSettings) 
 
 
 def _fields(
-    usable: Sequence[tuple[_Image, FieldSample]],
+    usable: Sequence[tuple[PlateImage, FieldSample]],
     matrices: Sequence[np.ndarray],
     extractor: Extractor,
     settings: PipelineSettings,
@@ -410,30 +362,3 @@ def _concat(parts: Sequence[pl.DataFrame], dim: int) -> pl.DataFrame:
         pl.DataFrame(schema={"well": pl.String, "field": pl.String}), np.empty((0, dim), np.float32), "mean"
     )
     return pl.concat([empty, *parts])
-
-
-def _ahead(
-    executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], window: int
-) -> Iterator[R]:
-    """Map in the background, in order, never more than `window` results ahead: memory does not grow with the plate."""
-    remaining = iter(items)
-    waiting: list[Future[R]] = [executor.submit(function, item) for item in islice(remaining, window)]
-    while waiting:
-        result = waiting.pop(0).result()
-        waiting.extend(executor.submit(function, item) for item in islice(remaining, 1))
-        yield result
-
-
-def _whole_fields(
-    pairs: Iterable[tuple[_Image, FieldSample | str]], at_least: int
-) -> Iterator[list[tuple[_Image, FieldSample | str]]]:
-    """Group images so that the crops of one field stay together, `at_least` a group but for the last."""
-    group: list[tuple[_Image, FieldSample | str]] = []
-    for pair in pairs:
-        image = pair[0]
-        if len(group) >= at_least and (group[-1][0].well, group[-1][0].field) != (image.well, image.field):
-            yield group
-            group = []
-        group.append(pair)
-    if group:
-        yield group

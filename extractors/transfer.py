@@ -111,7 +111,9 @@ class Transfer:
             with torch.inference_mode():
                 features = self.model(torch.zeros(1, 1, self.size, self.size, device=self.device))
         except (AssertionError, RuntimeError, ValueError) as error:
-            message = f"transfer: model {model!r} does not take size {self.size} ({str(error).splitlines()[0]})"
+            message = (
+                f"transfer: model {model!r} does not take size {self.size} ({str(error).splitlines()[0]})"
+            )
             raise SettingError(message) from error
         return int(features.shape[1])
 
@@ -182,6 +184,8 @@ def _device(name: str) -> torch.device:
         raise unknown(str(name), "device", ("auto", "cpu", "cuda"))
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        message = "transfer: device 'cuda' was asked for and torch sees no GPU: give device=cpu, or device=auto"
+        message = (
+            "transfer: device 'cuda' was asked for and torch sees no GPU: give device=cpu, or device=auto"
+        )
         raise SettingError(message)
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")

@@ -1,5 +1,9 @@
 """Small lakes with known numbers, for many tests."""
 
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +80,15 @@ def layout(key: tuple[str, str, str], wells: list[tuple]) -> pl.DataFrame:
 def plate(key, wells, content="h1", layout=None, rejections=(), **counts) -> PlateData:
     rejected = pl.DataFrame(list(rejections), schema=_REJECTIONS, orient="row")
     return PlateData(
-        key, content, layout, None, (), pl.DataFrame(), profiles(wells) if wells else no_wells(), rejected, **counts
+        key,
+        content,
+        layout,
+        None,
+        (),
+        pl.DataFrame(),
+        profiles(wells) if wells else no_wells(),
+        rejected,
+        **counts,
     )
 
 
@@ -94,8 +106,40 @@ def small_plate(key, content="h1") -> PlateData:
     return plate(key, {w: v for w, _, _, _, v in rows if v is not None}, content, plan)
 
 
+@cache
+def _templates() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="wellhouse-lakes-")
+
+
+@cache
+def _template(make: Callable[[Path], Lake]) -> Path:
+    path = Path(_templates().name) / make.__name__
+    make(path).close()
+    return path
+
+
+def _copied(make: Callable[[Path], Lake], path: Path) -> Lake:
+    """Make a lake once a run, and copy it: that is faster, and a lake's folder may be moved."""
+    shutil.copytree(_template(make), path)
+    return Lake.open(path)
+
+
+def new_lake(path: Path) -> Lake:
+    """An empty lake."""
+    return _copied(Lake.create, path)
+
+
 def small_lake(path: Path) -> Lake:
     """A lake of two sources, three batches, four plates, three dimensions, and labels."""
+    return _copied(_small_lake, path)
+
+
+def neighbour_lake(path: Path) -> Lake:
+    """Six compounds on two plates of two batches, with directions that can be compared by hand."""
+    return _copied(_neighbour_lake, path)
+
+
+def _small_lake(path: Path) -> Lake:
     lake = Lake.create(path)
     run = Run("test", {})
     for key in SMALL:
@@ -117,6 +161,69 @@ def wide(dim: int, name: str = "wide") -> FeatureSet:
     return FeatureSet(name, "import", "1", None, {}, (), tuple(f"f{i + 1}" for i in range(dim)), "well")
 
 
-def state(lake: Lake, tables=("plates", "wells", "plate_loads", "rejections", "runs", "feature_sets")) -> dict:
+def state(
+    lake: Lake, tables=("plates", "wells", "plate_loads", "rejections", "runs", "feature_sets")
+) -> dict:
     """Rows of the shared tables, to see that nothing changed."""
     return {name: sorted(map(repr, lake.frame(f"SELECT * FROM main.{name}").rows())) for name in tables}
+
+
+#: Treatments of the neighbour lake: plate, compound, concentration, profile. Plates p1 and p2 are batch b1 and b2.
+NEIGHBOURS = [
+    ("p1", "a", 1.0, (1.0, 0.0, 0.0)),
+    ("p1", "a", 3.0, (1.0, 0.05, 0.0)),
+    ("p1", "b", 1.0, (0.9, 0.1, 0.0)),
+    ("p2", "c", 1.0, (0.8, 0.3, 0.0)),
+    ("p2", "d", 1.0, (0.0, 1.0, 0.0)),
+    ("p2", "e", 1.0, (0.0, 0.2, 1.0)),
+    ("p1", "f", 1.0, (2.0, 2.0, 2.0)),
+    ("p2", "f", 1.0, (0.0, 2.0, 2.0)),
+]
+MOAS = {"a": "A", "b": "A", "c": "B", "d": "B", "e": "C"}
+
+
+def neighbour_plate(name: str, shift: float = 0.0) -> PlateData:
+    key = ("s", name.replace("p", "b"), name)
+    rows = [
+        (compound, dose, vector) for plate_name, compound, dose, vector in NEIGHBOURS if plate_name == name
+    ]
+    plan = [("H12", "DMSO", None, "negative")]
+    wells: dict[str, tuple] = {"H12": (0.1, 0.1, 0.1)}
+    for number, (compound, dose, vector) in enumerate(rows):
+        plan.append((f"A{number + 1:02d}", compound, dose, "none"))
+        wells[f"A{number + 1:02d}"] = tuple(x + shift for x in vector)
+    return plate(key, wells, f"shift {shift}", layout(key, plan))
+
+
+def _neighbour_lake(path: Path) -> Lake:
+    lake = Lake.create(path)
+    for name in ("p1", "p2"):
+        commit(lake, neighbour_plate(name))
+    labels = [(compound, None, None, "moa", moa) for compound, moa in MOAS.items()]
+    layouts.put_annotations(
+        lake, Run("test", {}), pl.DataFrame(labels, schema=ANNOTATIONS_SCHEMA, orient="row")
+    )
+    return lake
+
+
+#: What a person might type after --where to do more than choose rows.
+INJECTIONS = [
+    "1=1); DROP TABLE main.wells; --",
+    "1=1; DELETE FROM main.wells",
+    "1=1) UNION SELECT * FROM tiny.treatments WHERE (1=1",
+    "1=1) UNION ALL SELECT * EXCLUDE (embedding) FROM tiny.treatments WHERE (1=1",
+    "1=1) UNION ALL SELECT * FROM tiny.wells WHERE (1=1",
+    "1=1) ORDER BY (random()",
+    "treatment IN (DELETE FROM main.wells RETURNING well)",
+    "treatment IN (SELECT snapshot_id::VARCHAR FROM ducklake_expire_snapshots('lake', older_than => now()))",
+    "EXISTS (SELECT * FROM \"DuckLake_Delete_Orphaned_Files\"('lake', cleanup_all => true))",
+    "EXISTS (WITH x AS (FROM ducklake_set_option('lake', 'parquet_compression', 'gzip')) FROM x)",
+    "EXISTS (FROM query('FROM check' || 'point()'))",
+    "EXISTS (FROM system.main.checkpoint())",
+    "EXISTS (FROM sqlite_query('__ducklake_metadata_lake', 'DELETE FROM ducklake_snapshot RETURNING 1'))",
+    "",
+    ") (",
+    "treatment = 'a' FROM main.wells",
+    "1=1, 2=2",
+    "/* open",
+]

@@ -21,7 +21,17 @@ MODULES = sorted(
 )
 FILES = sorted({*MODULES, *(REPOSITORY / "benchmarks").glob("*.py")})
 #: What each layer must not import, at the top of a module or inside a function.
-HEAVY = {"torch", "torchvision", "timm", "lightning", "lightly", "skimage", "tifffile", "imagecodecs", "cp_measure"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "lightly",
+    "skimage",
+    "tifffile",
+    "imagecodecs",
+    "cp_measure",
+}
 FORBIDDEN = {
     "warehouse": {"extractors", "cli", "tests", "benchmarks", "sql", "schema", *HEAVY},
     "extractors": {"cli", "tests", "benchmarks", "sql", "schema"},
@@ -156,6 +166,7 @@ EXPLAINED = {
     ("warehouse/correct.py", "table"): "one of two names in the line above",
     ("warehouse/extensions.py", "name"): "of an extension: called with two texts of ours",
     ("warehouse/feature_sets.py", "feature_set.name"): "checked by check_name: [a-z0-9_] only",
+    ("warehouse/ingest.py", "columns"): "a text in the line above",
     ("warehouse/ingest.py", "table"): "one of two names in the line above",
     ("warehouse/lake.py", "mode"): "one of two texts in the line above",
     ("warehouse/layouts.py", "new_rows"): "a text in the same function",
@@ -182,7 +193,9 @@ def _is_quoted(value: ast.expr, local: dict[str, list[ast.expr]]) -> bool:
 def unquoted(module: ast.Module) -> set[str]:
     """Placeholders of f-strings that are run as SQL, also over one local name, and that are not quoted."""
     found = set()
-    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     for scope in functions:
         local: dict[str, list[ast.expr]] = {}
         for node in ast.walk(scope):

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from builders import LABELS, layout, state
+from builders import LABELS, layout, new_lake, state
 
 from warehouse import feature_sets, profiles
 from warehouse.errors import ProfileError, ScreenError, UnknownNameError
 from warehouse.importers import ImportSettings, import_profiles, read_feature_list
-from warehouse.lake import Lake
 from warehouse.screens import read_annotations, read_layout
 from warehouse.screens.model import ANNOTATIONS_SCHEMA
 from warehouse.status import faults
@@ -25,14 +24,14 @@ PLAN = [("A01", "DMSO", None, "negative"), ("A02", "taxol", 0.3, "none"), ("A03"
 
 @pytest.fixture
 def lake(tmp_path):
-    with Lake.create(tmp_path / "lake") as made:
+    with new_lake(tmp_path / "lake") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory):
     """A lake into which nothing gets."""
-    with Lake.create(tmp_path_factory.mktemp("import") / "lake") as made:
+    with new_lake(tmp_path_factory.mktemp("import") / "lake") as made:
         yield made
 
 
@@ -71,7 +70,12 @@ def test_missing_elements_stay_missing(lake, tmp_path):
     ways = ["", "nan", "NaN", "NA", "null"]
     text = f"{HEAD}\n" + "".join(f"p,A{i + 1},{way},{i}\n" for i, way in enumerate(ways))
     frame = pl.DataFrame(
-        {"Metadata_Plate": ["q", "q"], "Metadata_Well": ["A1", "A2"], "Cells_b": [None, float("nan")], "Cells_a": [0.0, 1.0]}
+        {
+            "Metadata_Plate": ["q", "q"],
+            "Metadata_Well": ["A1", "A2"],
+            "Cells_b": [None, float("nan")],
+            "Cells_a": [0.0, 1.0],
+        }
     )
     frame.write_parquet(tmp_path / "q.parquet")
     import_profiles(lake, [csv(tmp_path, text), tmp_path / "q.parquet"], "cp")
@@ -106,7 +110,8 @@ def test_counts_of_cells_and_fields_come_along(lake, tmp_path):
 
 
 def test_metadata_columns_are_no_features(lake, tmp_path):
-    text = "Image_Metadata_Plate,Image_Metadata_Well,Image_FileName_DNA,Metadata_x,Image_Count,Nuclei_a\np,A1,a.tif,7,3,1\n"
+    text = "Image_Metadata_Plate,Image_Metadata_Well,Image_FileName_DNA,Metadata_x,Image_Count,Nuclei_a\n"
+    text += "p,A1,a.tif,7,3,1\n"
     import_profiles(lake, [csv(tmp_path, text)], "cp")
     assert feature_sets.find(lake, "cp").feature_names == ("Image_Count", "Nuclei_a")
 
@@ -122,11 +127,11 @@ def test_a_list_of_features_says_which_and_in_which_order(lake, tmp_path):
 
 
 def test_lists_of_features_that_are_none(tmp_path):
-    with pytest.raises(ProfileError, match="gone.txt: there is no such file of feature names"):
+    with pytest.raises(ProfileError, match=r"gone.txt: there is no such file of feature names"):
         read_feature_list(tmp_path / "gone.txt")
-    with pytest.raises(ProfileError, match="twice.txt: feature 'b' stands twice"):
+    with pytest.raises(ProfileError, match=r"twice.txt: feature 'b' stands twice"):
         read_feature_list(csv(tmp_path, "b\na\nb\n", "twice.txt"))
-    with pytest.raises(ProfileError, match="empty.txt: holds no name"):
+    with pytest.raises(ProfileError, match=r"empty.txt: holds no name"):
         read_feature_list(csv(tmp_path, "\n \n", "empty.txt"))
 
 
@@ -140,9 +145,10 @@ def test_lists_of_features_that_are_none(tmp_path):
         (f"{HEAD}\n", "p.csv: the file has no rows: nothing to import"),
         (f"{HEAD}\np,A1,1,2\np,A01,3,4\n", "p.csv: well 'A01' of plate 'p' has more than one profile: keep one row"),
         (f"{HEAD}\np,A1,1,2\np,A2,3,x7\n", "p.csv: row 3, column 'Cells_a': 'x7' is not a number"),
-        ("Metadata_Well,Cells_a\nA1,1\n", "p.csv: no column for plate (Metadata_Plate or Image_Metadata_Plate or plate); it has Metadata_Well, Cells_a, …: name it with --column plate=NAME"),
+        ("Metadata_Well,Cells_a\nA1,1\n", "; it has Metadata_Well, …: name it with --column plate=NAME"),
+        ("Metadata_Well,Cells_a\nA1,1\n", "p.csv: no column for plate (Metadata_Plate or Image_Metadata_Plate or plate)"),
         ("Metadata_Plate,Cells_a\np,1\n", "p.csv: no column for well (Metadata_Well or"),
-        (f"{HEAD},colour\np,A1,1,2,3\n", "p.csv: column 'colour' is neither metadata (Metadata_…) nor a known kind of feature"),
+        (f"{HEAD},colour\np,A1,1,2,3\n", "p.csv: column 'colour' is neither metadata (Metadata_…) nor a known"),
         ("Metadata_Plate,Metadata_Well\np,A1\n", "p.csv: no column is a feature (Cells_, Nuclei_, …)"),
         (f"{HEAD}\np,A1,1,2\n,A2,1,2\n", "p.csv: row 3 has no plate: every profile needs one"),
         (f"{HEAD}\np,,1,2\n", "p.csv: row 2 has no well: every profile needs one"),
@@ -167,7 +173,10 @@ def test_files_that_are_no_tables(refusing, tmp_path):
         ("p.csv.gz", "cannot be read as a table"),
         ("gone.csv", "there is no such file"),
         ("", "there is no such file"),
-        (csv(tmp_path, TWO_WELLS, "p.xlsx").name, "unknown kind of file '.xlsx': give .csv, .csv.gz, .tsv or .parquet"),
+        (
+            csv(tmp_path, TWO_WELLS, "p.xlsx").name,
+            "unknown kind of file '.xlsx': give .csv, .csv.gz, .tsv or .parquet",
+        ),
     ):
         with pytest.raises(ProfileError, match=f"{re.escape(str(tmp_path / name))}: {message}"):
             import_profiles(refusing, [tmp_path / name], "cp")
@@ -180,10 +189,13 @@ def test_files_with_other_features_are_refused_together(refusing, tmp_path):
     other = csv(tmp_path, f"{HEAD},Cells_c\nq,A1,1,2,3\n", "other.csv")
     turned = csv(tmp_path, "Metadata_Plate,Metadata_Well,Cells_a,Cells_b\nq,A1,1,2\n", "turned.csv")
     with pytest.raises(
-        ProfileError, match=rf"other.csv: has 3 features, {one} has 2; 1 are in one only \(first: \['Cells_c'\]\)"
+        ProfileError,
+        match=rf"other.csv: has 3 features, {one} has 2; 1 are in one only \(first: \['Cells_c'\]\)",
     ):
         import_profiles(refusing, [one, other], "cp")
-    with pytest.raises(ProfileError, match=r"turned.csv: has 2 .*0 are in one only \(first: none, the order differs\)"):
+    with pytest.raises(
+        ProfileError, match=r"turned.csv: has 2 .*0 are in one only \(first: none, the order differs\)"
+    ):
         import_profiles(refusing, [one, turned], "cp")
     assert feature_sets.names(refusing) == []
 
@@ -191,14 +203,18 @@ def test_files_with_other_features_are_refused_together(refusing, tmp_path):
 def test_other_features_than_the_lake_holds_are_refused(lake, tmp_path):
     import_profiles(lake, [csv(tmp_path, TWO_WELLS)], "cp")
     before = lake.snapshot()
-    with pytest.raises(ProfileError, match=r"feature set 'cp' has feature_names 2 features, this input has 3"):
+    with pytest.raises(
+        ProfileError, match=r"feature set 'cp' has feature_names 2 features, this input has 3"
+    ):
         import_profiles(lake, [csv(tmp_path, f"{HEAD},Cells_c\nq,A1,1,2,3\n")], "cp")
     assert lake.snapshot() == before
 
 
 def test_a_plate_in_two_files_or_batches_is_refused(refusing, tmp_path):
     one, two = csv(tmp_path, TWO_WELLS, "one.csv"), csv(tmp_path, f"{HEAD}\np,A5,1,2\n", "two.csv")
-    with pytest.raises(ScreenError, match=f"plate 'p' is in {one} \\(batch 'default'\\) and in {two} \\(batch 'default'\\)"):
+    with pytest.raises(
+        ScreenError, match=f"plate 'p' is in {one} \\(batch 'default'\\) and in {two} \\(batch 'default'\\)"
+    ):
         import_profiles(refusing, [one, two], "cp")
     split = csv(tmp_path, f"Metadata_Batch,{HEAD}\nb1,p,A1,1,2\nb2,p,A2,1,2\n", "split.csv")
     with pytest.raises(ScreenError, match=r"plate 'p' is in .* \(batch 'b1'\) and in .* \(batch 'b2'\)"):
@@ -210,7 +226,9 @@ def test_a_plate_that_the_lake_has_in_another_batch_stops_all(lake, tmp_path):
     import_profiles(lake, [csv(tmp_path, TWO_WELLS)], "cp", settings=ImportSettings(batch="b1"))
     before = lake.snapshot()
     both = csv(tmp_path, f"{HEAD}\na,A1,1,2\np,A1,1,2\n", "both.csv")
-    with pytest.raises(ScreenError, match="plate 'p' of source 'default' is in the lake in batch 'b1', .* 'b2'"):
+    with pytest.raises(
+        ScreenError, match=r"plate 'p' of source 'default' is in the lake in batch 'b1', .* 'b2'"
+    ):
         import_profiles(lake, [both], "cp", settings=ImportSettings(batch="b2"))
     assert lake.snapshot() == before  # the plate `a` before it did not come in either
 
@@ -227,16 +245,24 @@ def test_batch_and_source_come_from_the_file_then_the_layout_then_the_settings(l
         "from_settings": (TWO_WELLS.replace("p,", "q,"), plan, ("given", "given")),
     }
     for name, (text, wells, expected) in cases.items():
-        (report,) = import_profiles(lake, [csv(tmp_path, text, f"{name}.csv")], name, layout=wells, settings=settings)
+        (report,) = import_profiles(
+            lake, [csv(tmp_path, text, f"{name}.csv")], name, layout=wells, settings=settings
+        )
         assert (report.source, report.batch) == expected
-    with pytest.raises(ScreenError, match=r"plate 'p' is in batch 'b1' in .*from_file.csv and in 'b9' in the layout"):
-        import_profiles(lake, [csv(tmp_path, f"Metadata_Batch,{HEAD}\nb1,p,A1,1,2\n", "from_file.csv")], "x", layout=plan)
+    with pytest.raises(
+        ScreenError, match=r"plate 'p' is in batch 'b1' in .*from_file.csv and in 'b9' in the layout"
+    ):
+        import_profiles(
+            lake, [csv(tmp_path, f"Metadata_Batch,{HEAD}\nb1,p,A1,1,2\n", "from_file.csv")], "x", layout=plan
+        )
 
 
 def test_a_layout_without_a_source_fits_a_file_that_names_one(lake, tmp_path):
     """As a Broad platemap beside JUMP profiles: only the profiles say the source."""
     text = f"Metadata_Source,{HEAD}\ns4,p,A1,1,2\ns4,p,A2,1,3\n"
-    (report,) = import_profiles(lake, [csv(tmp_path, text)], "cp", layout=layout(("default", "b7", "p"), PLAN))
+    (report,) = import_profiles(
+        lake, [csv(tmp_path, text)], "cp", layout=layout(("default", "b7", "p"), PLAN)
+    )
     assert (report.source, report.batch, report.wells_without_layout) == ("s4", "b7", 0)
     assert lake.frame("SELECT DISTINCT source, batch FROM main.wells").rows() == [("s4", "b7")]
     # A layout of another source is not this plate's.

@@ -5,11 +5,10 @@ from dataclasses import replace
 import duckdb
 import polars as pl
 import pytest
-from builders import SMALL, TINY, commit, layout, plate, profiles, small_lake, small_plate, state
+from builders import SMALL, TINY, commit, layout, new_lake, plate, profiles, small_lake, small_plate, state
 
 from warehouse import feature_sets, ingest, layouts
 from warehouse.errors import ProfileError, ScreenError, UnknownNameError
-from warehouse.lake import Lake
 from warehouse.runs import Run
 from warehouse.status import faults
 
@@ -22,14 +21,14 @@ COUNTS = "wells_in_layout, wells_in, wells_without_data, wells_without_layout"
 
 @pytest.fixture
 def lake(tmp_path):
-    with Lake.create(tmp_path / "lake") as made:
+    with new_lake(tmp_path / "lake") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def one_plate(tmp_path_factory):
     """A lake that tests only try to change."""
-    with Lake.create(tmp_path_factory.mktemp("ingest") / "lake") as made:
+    with new_lake(tmp_path_factory.mktemp("ingest") / "lake") as made:
         commit(made, plate(KEY, ONE))
         yield made
 
@@ -42,7 +41,17 @@ def counts(lake, feature_set="tiny"):
 def test_all_tables_of_a_plate(lake):
     run = Run("import-profiles", {"files": ["a.csv"]})
     rejected = [("A03", "f1", None, "no nuclei"), ("A04", None, None, "feature f1 is inf")]
-    data = plate(KEY, ONE, "h1", layout(KEY, PLAN), rejected, images_seen=5, images_rejected=1, cells_seen=40, cells_rejected=4)
+    data = plate(
+        KEY,
+        ONE,
+        "h1",
+        layout(KEY, PLAN),
+        rejected,
+        images_seen=5,
+        images_rejected=1,
+        cells_seen=40,
+        cells_rejected=4,
+    )
     assert commit(lake, data, run=run) == "added"
     assert lake.frame("SELECT * EXCLUDE (added_at) FROM main.plates").rows() == [
         ("s", "b", "p", layouts.content(layout(KEY, PLAN)), run.run)
@@ -75,25 +84,48 @@ def test_all_tables_of_a_plate(lake):
 
 def test_cells_fields_and_images_of_a_plate(lake):
     cells = pl.DataFrame(
-        {"well": ["A01", "A01"], "field": ["1", "1"], "cell": ["1", "2"], "x_px": [3.5, 4.5], "is_border": [True, False]}
+        {
+            "well": ["A01", "A01"],
+            "field": ["1", "1"],
+            "cell": ["1", "2"],
+            "x_px": [3.5, 4.5],
+            "is_border": [True, False],
+        }
     ).with_columns(embedding=pl.Series([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], dtype=pl.List(pl.Float32)))
     fields = pl.DataFrame({"well": ["A01"], "field": ["1"], "cell_count": [2]}).with_columns(
         embedding=pl.Series([[2.0, 3.0, 4.0]], dtype=pl.List(pl.Float32))
     )
-    image = {"well": ["A01"], "field": ["1"], "cell": [None], "channels": [["DNA"]], "paths": [["a.tif"]], "planes": [[None]]}
-    images = pl.DataFrame({**image, "digests": [["d1"]]}, schema_overrides={"cell": pl.String, "planes": pl.List(pl.Int32)})
+    image = {
+        "well": ["A01"],
+        "field": ["1"],
+        "cell": [None],
+        "channels": [["DNA"]],
+        "paths": [["a.tif"]],
+        "planes": [[None]],
+    }
+    images = pl.DataFrame(
+        {**image, "digests": [["d1"]]}, schema_overrides={"cell": pl.String, "planes": pl.List(pl.Int32)}
+    )
     by_cell = replace(TINY, name="by_cell", entry_level="cell")
-    data = replace(plate(KEY, {"A01": (2.0, 3.0, 4.0)}), cells=[cells[:1], cells[1:]], fields=fields, images=images)
+    data = replace(
+        plate(KEY, {"A01": (2.0, 3.0, 4.0)}), cells=[cells[:1], cells[1:]], fields=fields, images=images
+    )
     assert commit(lake, data, by_cell) == "added"
-    assert lake.frame("SELECT well, field, cell, x_px, y_px, is_border, embedding FROM by_cell.cells ORDER BY cell").rows() == [
+    assert lake.frame(
+        "SELECT well, field, cell, x_px, y_px, is_border, embedding FROM by_cell.cells ORDER BY cell"
+    ).rows() == [
         ("A01", "1", "1", 3.5, None, True, [1.0, 2.0, 3.0]),
         ("A01", "1", "2", 4.5, None, False, [3.0, 4.0, 5.0]),
     ]
-    assert lake.frame("SELECT * FROM by_cell.fields").rows() == [("s", "b", "p", "A01", "1", 2, [2.0, 3.0, 4.0])]
+    assert lake.frame("SELECT * FROM by_cell.fields").rows() == [
+        ("s", "b", "p", "A01", "1", 2, [2.0, 3.0, 4.0])
+    ]
     # Another extractor brings the same image: it is in once, as it was brought last.
     second = replace(data, images=images.with_columns(digests=pl.Series([["d2"]])))
     assert commit(lake, second, replace(by_cell, name="other")) == "added"
-    assert lake.frame("SELECT well, field, cell, digests FROM main.fields").rows() == [("A01", "1", None, ["d2"])]
+    assert lake.frame("SELECT well, field, cell, digests FROM main.fields").rows() == [
+        ("A01", "1", None, ["d2"])
+    ]
     # Replacing takes cells and fields of this feature set out, and of no other.
     fewer = replace(data, content_hash="h2", cells=[cells[:1]])
     assert commit(lake, fewer, by_cell) == "replaced"
@@ -183,7 +215,9 @@ def test_relabel_plate(lake):
 
 def test_wells_without_layout_and_without_data_are_counted(tmp_path):
     with small_lake(tmp_path / "small") as lake:
-        rows = lake.frame(f"SELECT plate, {COUNTS}, is_balanced FROM main.plate_balance ORDER BY plate").rows()
+        rows = lake.frame(
+            f"SELECT plate, {COUNTS}, is_balanced FROM main.plate_balance ORDER BY plate"
+        ).rows()
         assert rows == [
             ("p1", 6, 6, 1, 1, True),
             ("p2", 2, 2, 0, 0, True),
@@ -208,7 +242,10 @@ def test_a_plate_in_a_second_batch_is_refused(lake):
     commit(lake, plate(KEY, ONE, "h1", layout(KEY, PLAN)))
     before, rows = lake.snapshot(), state(lake)
     for feature_set in (TINY, replace(TINY, name="other")):
-        with pytest.raises(ScreenError, match="plate 'p' of source 's' is in the lake in batch 'b', and comes now in batch 'b2'"):
+        with pytest.raises(
+            ScreenError,
+            match="plate 'p' of source 's' is in the lake in batch 'b', and comes now in batch 'b2'",
+        ):
             commit(lake, plate(("s", "b2", "p"), TWO, "h2", layout(("s", "b2", "p"), PLAN)), feature_set)
     assert lake.snapshot() == before
     assert state(lake) == rows
@@ -225,8 +262,14 @@ def test_a_plate_in_a_second_batch_is_refused(lake):
         ({"weights": "ab12"}, "has weights None, this input has ab12"),
         ({"parameters": {"size": 9}}, r"has parameters \{\}, this input has \{'size': 9\}"),
         ({"channels": ("DNA",)}, r"has channels \(\), this input has \('DNA',\)"),
-        ({"feature_names": ("f1", "f2")}, r"feature_names 3 features, this input has 2, 1 missing \(first: \['f3'\]\), 0 new"),
-        ({"feature_names": ("f1", "f2", "g")}, r"has 3, 1 missing \(first: \['f3'\]\), 1 new \(first: \['g'\]\)"),
+        (
+            {"feature_names": ("f1", "f2")},
+            r"feature_names 3 features, this input has 2, 1 missing \(first: \['f3'\]\), 0 new",
+        ),
+        (
+            {"feature_names": ("f1", "f2", "g")},
+            r"has 3, 1 missing \(first: \['f3'\]\), 1 new \(first: \['g'\]\)",
+        ),
         ({"feature_names": ("f2", "f1", "f3")}, "this input has the same in another order"),
         ({"entry_level": "cell"}, "has entry_level well, this input has cell"),
         ({"field_operator": "mean"}, "has field_operator median, this input has mean"),
@@ -238,20 +281,29 @@ def test_another_identity_under_one_name_is_refused(one_plate, change, message):
     before = lake.snapshot()
     wanted = replace(TINY, **change)
     assert wanted.identity() != TINY.identity()
-    for refused in (lambda: commit(lake, plate(("s", "b", "p2"), ONE), wanted), lambda: ingest.check_feature_set(lake, wanted)):
-        with pytest.raises(ProfileError, match=f"feature set 'tiny' .*({message}).*name another --feature-set"):
+    for refused in (
+        lambda: commit(lake, plate(("s", "b", "p2"), ONE), wanted),
+        lambda: ingest.check_feature_set(lake, wanted),
+    ):
+        with pytest.raises(
+            ProfileError, match=f"feature set 'tiny' .*({message}).*name another --feature-set"
+        ):
             refused()
     assert lake.snapshot() == before
 
 
-@pytest.mark.parametrize("name", ["main", "Tiny", "a__b", "1a", "a b", "a;", "", "x" * 64, "information_schema"])
+@pytest.mark.parametrize(
+    "name", ["main", "Tiny", "a__b", "1a", "a b", "a;", "", "x" * 64, "information_schema"]
+)
 def test_names_that_can_be_no_schema_are_refused(one_plate, name):
     with pytest.raises(ProfileError, match=f"feature set name '{name}': use up to 63 lower-case letters"):
         commit(one_plate, plate(KEY, ONE), replace(TINY, name=name))
 
 
 def test_an_unknown_feature_set_offers_the_nearest(one_plate):
-    with pytest.raises(UnknownNameError, match=r"unknown feature set 'tinny'. Did you mean 'tiny'\? Known: tiny"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown feature set 'tinny'. Did you mean 'tiny'\? Known: tiny"
+    ):
         feature_sets.find(one_plate, "tinny")
 
 
@@ -261,7 +313,9 @@ def test_an_error_in_the_middle_leaves_everything_as_it_was(lake, present):
     if present:
         commit(lake, plate(KEY, ONE, "h1", layout(KEY, PLAN)))
     before, rows = lake.snapshot(), state(lake)
-    cell = pl.DataFrame({"well": ["A01"], "field": ["1"], "cell": ["1"]}).with_columns(profiles(TWO)["embedding"])
+    cell = pl.DataFrame({"well": ["A01"], "field": ["1"], "cell": ["1"]}).with_columns(
+        profiles(TWO)["embedding"]
+    )
 
     def cut_short():
         yield cell
@@ -277,7 +331,7 @@ def test_an_error_in_the_middle_leaves_everything_as_it_was(lake, present):
         commit(lake, replace(changed, cells=CutShort()))
     with pytest.raises(duckdb.Error, match="colour"):
         commit(lake, replace(changed, rejections=changed.rejections.with_columns(colour=1)))
-    with pytest.raises(duckdb.Error, match="NOT NULL|Constraint"):
+    with pytest.raises(duckdb.Error, match=r"NOT NULL|Constraint"):
         commit(lake, replace(changed, wells=changed.wells.with_columns(well=pl.lit(None, dtype=pl.String))))
     assert lake.snapshot() == before
     assert state(lake) == rows
@@ -286,8 +340,18 @@ def test_an_error_in_the_middle_leaves_everything_as_it_was(lake, present):
 
 def test_annotations_are_added_once(lake):
     frame = pl.DataFrame(
-        [("taxol", None, None, "moa", "A"), ("taxol", None, None, "moa", "A"), ("taxol", 0.3, "uM", "moa", "B")],
-        schema={"compound": pl.String, "concentration": pl.Float64, "unit": pl.String, "kind": pl.String, "label": pl.String},
+        [
+            ("taxol", None, None, "moa", "A"),
+            ("taxol", None, None, "moa", "A"),
+            ("taxol", 0.3, "uM", "moa", "B"),
+        ],
+        schema={
+            "compound": pl.String,
+            "concentration": pl.Float64,
+            "unit": pl.String,
+            "kind": pl.String,
+            "label": pl.String,
+        },
         orient="row",
     )
     assert layouts.put_annotations(lake, Run("t", {}), frame) == 2
@@ -300,7 +364,7 @@ def test_annotations_are_added_once(lake):
 
 
 def test_a_run_is_written_once_and_only_with_a_change(tmp_path):
-    with Lake.create(tmp_path / "lake") as lake:
+    with new_lake(tmp_path / "lake") as lake:
         run = Run("test", {"files": ["x"]})
         for key in SMALL:
             commit(lake, small_plate(key), run=run)

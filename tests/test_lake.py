@@ -42,7 +42,16 @@ def runs(lake):
 def test_create_makes_all_tables_and_views(tmp_path):
     with Lake.create(tmp_path / "lake") as lake:
         made = set(lake.frame("SHOW TABLES")["name"])
-    expected = {"schema_version", "write_gate", "runs", "plates", "wells", "annotations", "fields", "feature_sets"}
+    expected = {
+        "schema_version",
+        "write_gate",
+        "runs",
+        "plates",
+        "wells",
+        "annotations",
+        "fields",
+        "feature_sets",
+    }
     expected |= {"plate_loads", "rejections", "recipes", "recipe_fits", "evaluations"}
     expected |= {resources.number_and_name(path)[1] for path in resources.files("sql", "main")}
     assert made == expected
@@ -79,7 +88,9 @@ def half_made(path):
 def test_half_made_lake_is_finished_by_create_and_refused_by_open(tmp_path):
     path = half_made(tmp_path)
     for read_only in (False, True):
-        with pytest.raises(LakeError, match=rf"half has schema 0, this wellhouse .* reads 1: .*`wellhouse init {path}`"):
+        with pytest.raises(
+            LakeError, match=rf"half has schema 0, this wellhouse .* reads 1: .*`wellhouse init {path}`"
+        ):
             Lake.open(path, read_only=read_only)
     with Lake.create(path) as lake:
         add_run(lake, "r1")
@@ -105,12 +116,15 @@ def test_a_file_a_foreign_folder_and_a_missing_folder_are_refused(tmp_path):
     for name in ("thesis.docx", "data/mine.parquet"):
         (foreign / "data").mkdir(exist_ok=True)
         (foreign / name).write_text("mine")
-        with pytest.raises(LakeError, match=f"{foreign} is not empty and holds no catalog.sqlite: name a new folder"):
+        with pytest.raises(
+            LakeError, match=f"{foreign} is not empty and holds no catalog.sqlite: name a new folder"
+        ):
             Lake.create(foreign)
         (foreign / name).unlink()
     missing = tmp_path / "missing"
     with pytest.raises(
-        LakeError, match=f"{missing} is not a lake \\(there is no such folder\\): .*`wellhouse init {missing}`"
+        LakeError,
+        match=f"{missing} is not a lake \\(there is no such folder\\): .*`wellhouse init {missing}`",
     ):
         Lake.open(missing)
     assert not missing.exists()
@@ -124,12 +138,16 @@ def test_a_catalog_that_is_no_lake_is_refused(tmp_path):
     path.mkdir()
     (path / CATALOG_FILE).write_text("this is no database" * 100)
     for make in (Lake.create, Lake.open):
-        with pytest.raises(LakeError, match=f"{path / CATALOG_FILE} cannot be opened as a lake: .*not a database"):
+        with pytest.raises(
+            LakeError, match=f"{path / CATALOG_FILE} cannot be opened as a lake: .*not a database"
+        ):
             make(path)
 
 
 def test_team_addresses_are_refused_by_kind(tmp_path):
-    with pytest.raises(LakeError, match="lake address 'postgres': this version keeps a lake in a local folder"):
+    with pytest.raises(
+        LakeError, match="lake address 'postgres': this version keeps a lake in a local folder"
+    ):
         Lake.create("postgres:host=db")
 
 
@@ -137,10 +155,14 @@ def test_newer_schema_is_refused(tmp_path):
     path = tmp_path / "lake"
     with Lake.create(path) as lake:
         lake.transaction(
-            lambda c: c.execute("INSERT INTO main.schema_version VALUES (999, 'later', '9.9.9', now()::TIMESTAMP)")
+            lambda c: c.execute(
+                "INSERT INTO main.schema_version VALUES (999, 'later', '9.9.9', now()::TIMESTAMP)"
+            )
         )
     for make in (Lake.create, Lake.open, lambda where: Lake.open(where, read_only=True)):
-        with pytest.raises(LakeError, match=re.escape("written by wellhouse 9.9.9 (schema 999); this is 0.1.0 (schema 1)")):
+        with pytest.raises(
+            LakeError, match=re.escape("written by wellhouse 9.9.9 (schema 999); this is 0.1.0 (schema 1)")
+        ):
             make(path)
 
 
@@ -424,7 +446,9 @@ def test_remembered_sees_what_another_connection_wrote(tmp_path, content, outcom
         commit(mine, plate(("s", "b", "p1"), WELLS))  # what the lake holds is remembered now
         assert commit(other, plate(KEY, WELLS, "h1")) == "added"
         assert commit(mine, plate(KEY, WELLS, content)) == outcome
-        assert mine.frame("SELECT content_hash FROM main.plate_loads WHERE plate = 'p'").rows() == [(content,)]
+        assert mine.frame("SELECT content_hash FROM main.plate_loads WHERE plate = 'p'").rows() == [
+            (content,)
+        ]
         assert mine.value("SELECT count(*) FROM tiny.wells WHERE plate = 'p'") == 96
 
 

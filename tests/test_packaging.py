@@ -13,14 +13,26 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ("warehouse", "extractors", "sql", "schema", "cli.py", "pyproject.toml", "LICENSE", ".gitignore")
 #: What the extras bring, and the base must do without.
-ABSENT = ("torch", "torchvision", "timm", "skimage", "tifffile", "cp_measure", "imagecodecs", "faiss", "pandas")
+ABSENT = (
+    "torch",
+    "torchvision",
+    "timm",
+    "skimage",
+    "tifffile",
+    "cp_measure",
+    "imagecodecs",
+    "faiss",
+    "pandas",
+)
 
 pytestmark = pytest.mark.slow
 
 
 def run(*command: object, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     # Neither our checkout nor our own environment may help what is installed there.
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "WELLHOUSE_LAKE")}
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "WELLHOUSE_LAKE")
+    }
     done = subprocess.run(
         [str(word) for word in command], cwd=folder, env=clean, capture_output=True, text=True, check=False
     )
@@ -109,7 +121,17 @@ def test_nothing_of_the_extras_is_there(bin_folder, tmp_path):
 
 def test_help_names_every_command(bin_folder, tmp_path):
     shown = run(bin_folder / "wellhouse", "--help", folder=tmp_path).stdout
-    for name in ("init", "ingest", "import-profiles", "correct", "index", "nearest", "evaluate", "sql", "status"):
+    for name in (
+        "init",
+        "ingest",
+        "import-profiles",
+        "correct",
+        "index",
+        "nearest",
+        "evaluate",
+        "sql",
+        "status",
+    ):
         assert f" {name} " in shown
 
 
@@ -118,25 +140,45 @@ def test_init_makes_a_lake_that_sql_and_status_read(bin_folder, lake):
     for script in ((bin_folder / "wellhouse",), (bin_folder / "python", "-m", "cli")):
         done = run(*script, "sql", query, "--lake", lake, "--json", folder=lake.parent)
         assert json.loads(done.stdout) == [{"plates": 0}]
-    assert "checks: all pass" in run(bin_folder / "wellhouse", "status", "--lake", lake, folder=lake.parent).stdout
+    assert (
+        "checks: all pass"
+        in run(bin_folder / "wellhouse", "status", "--lake", lake, folder=lake.parent).stdout
+    )
     assert (lake / "templates" / "manifest.csv").is_file()
 
 
 def test_profiles_come_in_and_are_corrected_and_scored_without_torch_and_faiss(bin_folder, lake):
-    wells = [(f"A{i:02d}", "DMSO", "negative") for i in range(1, 5)] + [("B01", "x", "none"), ("B02", "y", "none")]
+    wells = [(f"A{i:02d}", "DMSO", "negative") for i in range(1, 5)] + [
+        ("B01", "x", "none"),
+        ("B02", "y", "none"),
+    ]
     rows = [f"p1,{well},{i},{i * i % 7}" for i, (well, _, _) in enumerate(wells)]
     (lake.parent / "p.csv").write_text("\n".join(["plate,well,emb0,emb1", *rows]) + "\n")
     plan = [f"p1,{well},{compound},{control}" for well, compound, control in wells]
     (lake.parent / "l.csv").write_text("\n".join(["plate,well,compound,control_type", *plan]) + "\n")
     wellhouse = bin_folder / "wellhouse"
-    run(wellhouse, "import-profiles", "p.csv", "--feature-set", "f", "--layout", "l.csv", "--lake", lake, folder=lake.parent)
+    run(
+        wellhouse,
+        "import-profiles",
+        "p.csv",
+        "--feature-set",
+        "f",
+        "--layout",
+        "l.csv",
+        "--lake",
+        lake,
+        folder=lake.parent,
+    )
     run(wellhouse, "correct", "f", "--recipe", "standardize", "--lake", lake, folder=lake.parent)
     query = "SELECT treatment FROM f.treatments__standardize ORDER BY 1"
     done = run(wellhouse, "sql", query, "--lake", lake, "--json", folder=lake.parent)
     assert [row["treatment"] for row in json.loads(done.stdout)] == ["DMSO", "x", "y"]
-    done = run(wellhouse, "nearest", "x", "--feature-set", "f", "--lake", lake, folder=lake.parent, check=False)
+    done = run(
+        wellhouse, "nearest", "x", "--feature-set", "f", "--lake", lake, folder=lake.parent, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: faiss is not installed: pip install 'wellhouse[cpu]'"
+    assert done.stderr.startswith("error: FAISS is not installed: pip install 'wellhouse[cpu]'")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("extractor", ["transfer", "cellprofiler"])
@@ -155,9 +197,15 @@ def test_ingest_says_which_extra_is_missing(bin_folder, lake, extractor):
 
 def test_schema_is_the_one_from_pypi_and_its_removal_leaves_us_whole(bin_folder, lake):
     python = bin_folder / "python"
-    seen = run(python, "-c", "import schema; print(schema.__file__, schema.Schema(int).validate(3))", folder=lake.parent)
+    seen = run(
+        python,
+        "-c",
+        "import schema; print(schema.__file__, schema.Schema(int).validate(3))",
+        folder=lake.parent,
+    )
     file, value = seen.stdout.split()
-    assert (Path(file).name, value) == ("schema.py", "3")
+    assert Path(file).is_relative_to(bin_folder.parent)
+    assert value == "3"
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
     run(*pip, "uninstall", "--quiet", "--yes", "schema", folder=lake.parent)
     gone = run(python, "-c", "import schema", folder=lake.parent, check=False)

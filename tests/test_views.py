@@ -6,10 +6,9 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
-from builders import commit, plate, random_plate, small_lake, wide
+from builders import commit, new_lake, plate, random_plate, small_lake, wide
 
 from warehouse import feature_sets, resources
-from warehouse.lake import Lake
 from warehouse.sqltext import expand
 
 FILES = [path for folder in ("main", "feature_set", "checks") for path in resources.files("sql", folder)]
@@ -84,7 +83,9 @@ def test_well_profiles_keep_wells_without_layout(lake):
         ("A05", None, None, None, None, "none", [9.0, 9.0, 9.0]),
         ("A06", None, None, None, None, None, [7.0, 7.0, 7.0]),
     ]
-    assert rows(lake, "SELECT embedding FROM tiny.well_profiles WHERE plate = 'p2' AND well = 'A03'") == [([3.0, None, 5.0],)]
+    assert rows(lake, "SELECT embedding FROM tiny.well_profiles WHERE plate = 'p2' AND well = 'A03'") == [
+        ([3.0, None, 5.0],)
+    ]
 
 
 LEVEL = "treatment, control_type, well_count, plate_count, batch_count, source_count, batches"
@@ -93,8 +94,7 @@ LEVEL = "treatment, control_type, well_count, plate_count, batch_count, source_c
 def vectors(lake, query):
     """The embeddings of a query, as float32 numbers: means of thirds and the like are rounded to them."""
     return [
-        [None if x is None else pytest.approx(x, rel=1e-6) for x in vector]
-        for (vector,) in rows(lake, query)
+        [None if x is None else pytest.approx(x, rel=1e-6) for x in vector] for (vector,) in rows(lake, query)
     ]
 
 
@@ -120,13 +120,17 @@ def test_treatments_are_means_over_wells(lake):
 
 def test_batches_and_sources_are_means_within(lake):
     only = "WHERE treatment = 'taxol@0.3uM' ORDER BY source, batch"
-    assert rows(lake, f"SELECT source, batch, well_count, plate_count, embedding FROM tiny.batches {only}") == [
+    assert rows(
+        lake, f"SELECT source, batch, well_count, plate_count, embedding FROM tiny.batches {only}"
+    ) == [
         ("s1", "b1", 2, 2, [2.0, 2.0, 4.0]),
         ("s1", "b2", 1, 1, [5.0, 6.0, 7.0]),
         ("s2", "b1", 1, 1, [11.0, None, 13.0]),
     ]
     only = "WHERE treatment IN ('taxol@0.3uM', 'DMSO') ORDER BY treatment, source"
-    assert rows(lake, f"SELECT source, well_count, batch_count, batches, embedding FROM tiny.sources {only}") == [
+    assert rows(
+        lake, f"SELECT source, well_count, batch_count, batches, embedding FROM tiny.sources {only}"
+    ) == [
         ("s1", 4, 2, ["s1/b1", "s1/b2"], [0.75, 1.25, 1.25]),
         ("s2", 1, 1, ["s2/b1"], [4.0, 4.0, 4.0]),
         ("s1", 3, 2, ["s1/b1", "s1/b2"], [3.0, 4.0, 5.0]),
@@ -154,37 +158,50 @@ def test_consensus_counts_every_source_the_same(lake):
 
 
 def test_counts_of_cells_are_summed_and_unknown_stays_unknown(tmp_path):
-    with Lake.create(tmp_path / "lake") as lake:
+    with new_lake(tmp_path / "lake") as lake:
         for number in range(2):
             data = random_plate(("s", "b", f"p{number}"), number, dim=3)
-            known = data.wells.with_columns(cell_count=pl.lit(10, dtype=pl.Int32)) if number == 0 else data.wells
+            known = (
+                data.wells.with_columns(cell_count=pl.lit(10, dtype=pl.Int32)) if number == 0 else data.wells
+            )
             commit(lake, type(data)(**{**vars(data), "wells": known}))
-        counted = "SELECT treatment, well_count, cell_count FROM tiny.{} WHERE treatment IN ('DMSO', 'c0@1uM') ORDER BY 1"
+        counted = "SELECT treatment, well_count, cell_count FROM tiny.{} WHERE treatment IN {} ORDER BY 1"
         for view in ("treatments", "consensus"):
             # The second plate does not know its cells: what is known is summed.
-            assert rows(lake, counted.format(view)) == [("DMSO", 8, 40), ("c0@1uM", 2, 10)]
+            assert rows(lake, counted.format(view, ("DMSO", "c0@1uM"))) == [
+                ("DMSO", 8, 40),
+                ("c0@1uM", 2, 10),
+            ]
         only = lake.frame("SELECT sum(cell_count) FROM tiny.wells WHERE plate = 'p1'").item()
         assert only is None
 
 
 @pytest.mark.parametrize("dim", [1, 3360])
 def test_means_at_other_dimensions(tmp_path, dim):
-    with Lake.create(tmp_path / "lake") as lake:
-        plates = [random_plate(("s", "b", f"p{number}"), number, dim=dim, controls=2, treatments=1) for number in range(2)]
+    with new_lake(tmp_path / "lake") as lake:
+        plates = [
+            random_plate(("s", "b", f"p{number}"), number, dim=dim, controls=2, treatments=1)
+            for number in range(2)
+        ]
         for data in plates:
             commit(lake, data, wide(dim))
         found = lake.frame("SELECT treatment, embedding FROM wide.treatments ORDER BY treatment")
         matrices = [np.array(data.wells["embedding"].to_list(), dtype=np.float32) for data in plates]
-        expected = {"DMSO": np.vstack([m[:2] for m in matrices]), "c0@1uM": np.vstack([m[2:] for m in matrices])}
+        expected = {
+            "DMSO": np.vstack([m[:2] for m in matrices]),
+            "c0@1uM": np.vstack([m[2:] for m in matrices]),
+        }
         for treatment, embedding in found.rows():
             assert len(embedding) == dim
-            np.testing.assert_allclose(embedding, expected[treatment].mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                embedding, expected[treatment].mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6
+            )
         assert found.height == 2
         assert found.schema["embedding"] == pl.List(pl.Float32)
 
 
 def test_an_element_missing_in_every_well_is_missing_above(tmp_path):
-    with Lake.create(tmp_path / "lake") as lake:
+    with new_lake(tmp_path / "lake") as lake:
         from builders import layout
 
         key = ("s", "b", "p")
@@ -214,10 +231,14 @@ def header(path):
 
 def relations(text, own):
     """The relations that a query reads, from DuckDB's own parse of it."""
-    query = re.sub(r"(?s)^.*?\bAS\n", "", re.sub(r"--[^\n]*", "", expand(text, "feature_set", dim=1)), count=1)
+    query = re.sub(
+        r"(?s)^.*?\bAS\n", "", re.sub(r"--[^\n]*", "", expand(text, "feature_set", dim=1)), count=1
+    )
     tree = duckdb.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()[0]
     tables = set(re.findall(r'"schema_name":"(\w*)","table_name":"(\w+)"', tree))
-    return {f"{schema}.{name}" if schema == "feature_set" else name for schema, name in tables if name not in own}
+    return {
+        f"{schema}.{name}" if schema == "feature_set" else name for schema, name in tables if name not in own
+    }
 
 
 @pytest.mark.parametrize("path", VIEWS, ids=lambda path: path.stem)
@@ -246,7 +267,13 @@ def test_grain_of_a_view_is_unique(lake, path):
     relation = f"{'main' if path.parent.name == 'main' else 'tiny'}.{name}"
     total, distinct = rows(lake, f"SELECT count(*), count(DISTINCT row({keys})) FROM {relation}")[0]
     assert total == distinct > 1
-    assert not rows(lake, f"SELECT 1 FROM {relation} WHERE NOT ({' AND '.join(f'{key} IS NOT NULL' for key in keys.split(', '))})") or name == "well_profiles"
+    assert (
+        not rows(
+            lake,
+            f"SELECT 1 FROM {relation} WHERE NOT ({' AND '.join(f'{key} IS NOT NULL' for key in keys.split(', '))})",
+        )
+        or name == "well_profiles"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -97,7 +97,7 @@ def evaluate(
 
 def _score(metric: Metric, table: Profiles, recipe: str, labels: str, snapshot: int) -> Evaluation:
     if table.rows.is_empty():
-        message = f"{metric.name}: no {metric.level} of feature set {table.feature_set.name!r} is chosen: look at --where"
+        message = f"{metric.name}: feature set {table.feature_set.name!r} has no {metric.level} to score: look at --where"
         raise EvaluationError(message)
     needs = {need: _values(need, table.rows, labels) for need in metric.needs}
     if "labels" in needs and not any(needs["labels"]):

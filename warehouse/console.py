@@ -1,0 +1,144 @@
+"""How answers look: tables and bars for people, one JSON document for machines. Nothing heavy at import."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from warehouse.errors import WellhouseError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from warehouse.status import Status
+
+
+@contextmanager
+def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on stderr: the plate at hand, what is done of it, and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            key = name if unit == "images" else unit
+            if key not in tasks:
+                tasks[key] = bar.add_task(name, total=total)
+            bar.update(tasks[key], completed=done, description=name)
+
+        yield report
+
+
+def print_records(records: list[Any], as_json: bool) -> None:
+    """Print dataclasses of one kind as a table, or as a JSON list."""
+    from dataclasses import asdict
+
+    import polars as pl
+
+    rows = [asdict(record) for record in records]
+    shown = [
+        {key: value for key, value in row.items() if not isinstance(value, tuple | list)} for row in rows
+    ]
+    print_answer(rows, as_json, pl.DataFrame(shown))
+
+
+def print_answer(
+    document: object, as_json: bool, table: "pl.DataFrame | str", title: str | None = None
+) -> None:
+    """Print a JSON document for machines, or a table (or text) for people."""
+    if as_json:
+        print(json.dumps(_plain(document), default=str, allow_nan=False))
+        return
+    if isinstance(table, str):
+        print(table)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:  # in a pipe or a file nothing may be cut to a width that is not there
+        console = Console(width=max(200, 24 * table.width))
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for name, kind in table.schema.items():
+        grid.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in table.iter_rows():
+        grid.add_row(*map(_cell, row))
+    console.print(grid)
+
+
+def print_status(state: "Status", as_json: bool) -> None:
+    """Print the state of a lake: counts, then a table each for feature sets, recipes, rejections and faults."""
+    frames = {"feature_sets": state.feature_sets, "recipes": state.recipes, "rejections": state.rejections}
+    if as_json:
+        faults = {name: rows.to_dicts() for name, rows in state.faults.items()}
+        tables = {name: frame.to_dicts() for name, frame in frames.items()}
+        document = {
+            "lake": state.lake,
+            "snapshot": state.snapshot,
+            **state.shared,
+            **tables,
+            "faults": faults,
+        }
+        print_answer(document, True, "")
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in state.shared.items())
+    print(f"{state.lake}, snapshot {state.snapshot}: {counts}")
+    for name, frame in frames.items():
+        if frame.height:
+            print_answer(None, False, frame, title=name.replace("_", " "))
+    print("checks: " + ("all pass" if not state.faults else f"FAULTS in {', '.join(state.faults)}"))
+    for name, rows in state.faults.items():
+        print_answer(None, False, rows, title=name)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE.
+
+    Raises:
+        WellhouseError: it is none.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        message = f"{text!r} is no NAME=VALUE: write it as in --set size=128"
+        raise WellhouseError(message)
+    return name, value
+
+
+def json_pair(text: str) -> tuple[str, object]:
+    """Split NAME=VALUE; a value that is a JSON number, list or truth value becomes one, all else is text."""
+    name, value = pair(text)
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _plain(value: object) -> object:
+    """Bring a document into JSON's types: a number that is none (NaN, infinite) has no other form than null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: object) -> str:
+    """Write a value for people: nothing for NULL, four digits of a fraction, a list in short."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(_cell(item) for item in value[:6])
+        return shown + (f", … ({len(value)} in all)" if len(value) > 6 else "")
+    return str(value)
