@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warehouse import __version__
-from warehouse.console import (
-    json_pair,
-    pair,
-    print_answer,
-    print_records,
-    print_status,
-    progress_bars,
-)
+from warehouse.console import json_pair, pair, print_answer, print_records, print_status, progress_bars
 from warehouse.errors import WellhouseError
 
 if TYPE_CHECKING:
@@ -172,10 +165,14 @@ def import_profiles(
     """
     from warehouse import importers
     from warehouse.lake import Lake
+    from warehouse.names import unknown
     from warehouse.screens import read_annotations, read_layout
 
+    columns = dict(map(pair, column or []))
+    for key in sorted(set(columns) - set(importers.KEY_COLUMNS)):
+        raise unknown(key, "key of --column", importers.KEY_COLUMNS)
     settings = importers.ImportSettings(
-        columns=dict(map(pair, column or [])),
+        columns=columns,
         features=None if features is None else importers.read_feature_list(features),
         source=source,
         batch=batch,
@@ -308,6 +305,9 @@ def evaluate(
     from warehouse.lake import Lake
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names:
+        message = f"--metrics {metrics!r} names no metric: give some, such as nsc,map"
+        raise WellhouseError(message)
     with Lake.open(lake) as opened:
         made = run(opened, feature_sets, names, recipe=recipe, labels=labels, where=where)
     table = as_frame(made)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 
-from extractors.base import Extractor
+from extractors.base import Extractor, SettingError
 from warehouse.names import unknown
 
 
@@ -70,7 +70,11 @@ def create(name: str, channels: tuple[str, ...], settings: dict[str, object] | N
 
     Raises:
         UnknownNameError: the name or a setting is not known.
+        SettingError: a setting has a value that it cannot have.
     """
     module, _, class_name = entry(name).target.partition(":")
+    if "channels" in (settings or {}):
+        message = f"{name}: channels are no setting: name them with --channels, in order"
+        raise SettingError(message)
     extractor: Extractor = getattr(import_module(module), class_name)(channels, **(settings or {}))
     return extractor

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARTS = ("warehouse", "extractors", "sql", "schema", "cli.py", "pyproject.toml", "LICENSE", ".gitignore")
+PARTS = (
+    "warehouse",
+    "extractors",
+    "sql",
+    "schema",
+    "cli.py",
+    "pyproject.toml",
+    "LICENSE",
+    "README.md",
+    ".gitignore",
+)
 #: What the extras bring, and the base must do without.
 ABSENT = (
     "torch",
@@ -47,8 +57,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in PARTS:
         source = REPOSITORY / part
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / part)
-    readme = REPOSITORY / "README.md"
-    (tree / "README.md").write_text(readme.read_text() if readme.is_file() else "# wellhouse\n")
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, folder=tree)
     (built,) = out.glob("*.whl")
     return built

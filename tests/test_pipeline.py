@@ -211,7 +211,10 @@ def test_fields_and_wells_are_those_of_the_committed_cells(lake, simulated, fiel
     np.testing.assert_allclose(
         to_matrix(wells["embedding"], 4), [expected[well] for well in wells["well"]], rtol=1e-6
     )
-    counts = "SELECT well, count(DISTINCT field)::INTEGER, count(*)::INTEGER FROM statistics.cells GROUP BY well ORDER BY well"
+    counts = (
+        "SELECT well, count(DISTINCT field)::INTEGER, count(*)::INTEGER FROM statistics.cells "
+        "GROUP BY well ORDER BY well"
+    )
     assert wells.sort("well").select("well", "field_count", "cell_count").rows() == lake.frame(counts).rows()
     fields = lake.frame("SELECT * FROM statistics.fields ORDER BY well, field")
     cells = lake.frame("SELECT well, field, embedding FROM statistics.cells")

@@ -27,16 +27,21 @@ def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
 
-        def report(name: str, done: int, total: int) -> None:
-            key = name if unit == "images" else unit
-            if key not in tasks:
-                tasks[key] = bar.add_task(name, total=total)
-            bar.update(tasks[key], completed=done, description=name)
+    def report(name: str, done: int, total: int) -> None:
+        bar.start()  # only now: what is refused before any work is one line on stderr, without an empty bar
+        key = name if unit == "images" else unit
+        if key not in tasks:
+            tasks[key] = bar.add_task(name, total=total)
+        bar.update(tasks[key], completed=done, description=name)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            bar.stop()
 
 
 def print_records(records: list[Any], as_json: bool) -> None:

@@ -274,12 +274,23 @@ def _attach(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
     # WAL lets readers keep a transaction open while a writer commits. The data path is given each time because
     # a lake's folder may have been moved or mounted elsewhere since it was made.
     mode = "READ_ONLY" if read_only else "META_JOURNAL_MODE 'WAL'"
+    attach = (
+        f"ATTACH {literal('ducklake:sqlite:' + str(path / CATALOG_FILE))} AS lake "
+        f"(DATA_PATH {literal(str(path / DATA_FOLDER) + '/')}, OVERRIDE_DATA_PATH true, "
+        f"META_BUSY_TIMEOUT {_BUSY_MS}, {mode})"
+    )
+    deadline = time.monotonic() + _BUSY_MS / 1000
     try:
-        connection.execute(
-            f"ATTACH {literal('ducklake:sqlite:' + str(path / CATALOG_FILE))} AS lake "
-            f"(DATA_PATH {literal(str(path / DATA_FOLDER) + '/')}, OVERRIDE_DATA_PATH true, "
-            f"META_BUSY_TIMEOUT {_BUSY_MS}, {mode})"
-        )
+        while True:
+            try:
+                connection.execute(attach)
+                break
+            except duckdb.Error as error:
+                # Another process is making the same lake: its tables are there in a moment.
+                is_made_now = "database is locked" in str(error) or "already exists" in str(error)
+                if not is_made_now or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
         connection.execute("USE lake.main")
         _refuse_newer(connection, path)
     except duckdb.Error as error:
