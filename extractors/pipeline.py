@@ -53,7 +53,7 @@ class PipelineSettings:
         field_operator: cells to field.
         well_operator: fields to well.
         workers: threads that read and segment ahead of the extractor.
-        images_at_once: images handed to the extractor together.
+        images_at_once: images handed to the extractor together; 0 for 4 fields or 64 crops.
         spool_bytes: rows of cells kept in memory before they wait on disk.
     """
 
@@ -63,7 +63,7 @@ class PipelineSettings:
     field_operator: str = "median"
     well_operator: str = "mean"
     workers: int = 2
-    images_at_once: int = 16
+    images_at_once: int = 0
     spool_bytes: int = 512 * 2**20
 
 
@@ -127,6 +127,7 @@ def ingest_screen(
         )
         raise ScreenError(message)
     is_crops = bool(crops.any())
+    settings = replace(settings, images_at_once=settings.images_at_once or (64 if is_crops else 4))
     if not is_crops:
         settings = _resolve_channels(settings, extractor.channels, screen.origin)
     target = _feature_set(feature_set or extractor.name, extractor, settings, is_crops)
@@ -138,19 +139,9 @@ def ingest_screen(
     run = Run("ingest", {"manifest": screen.origin, "feature_set": target.name, "extractor": extractor.name})
     plate_layouts = layouts.per_plate(screen.layout)
     present = ingest.loads(lake, target.name)
+    job = _Job(lake, run, target, extractor, settings, progress)
     reports = [
-        _ingest_plate(
-            lake,
-            run,
-            target,
-            present.get(key),
-            key,
-            rows,
-            plate_layouts.get(key),
-            extractor,
-            settings,
-            progress,
-        )
+        _ingest_plate(job, key, rows, plate_layouts.get(key), present.get(key))
         for key, rows in plates.items()
     ]
     layouts.put_annotations(lake, run, screen.annotations)
@@ -197,32 +188,34 @@ def _feature_set(name: str, extractor: Extractor, settings: PipelineSettings, is
     )
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all plates of one ingestion have in common."""
+
+    lake: Lake
+    run: Run
+    target: FeatureSet
+    extractor: Extractor
+    settings: PipelineSettings
+    progress: Progress | None
+
+
 def _ingest_plate(
-    lake: Lake,
-    run: Run,
-    target: FeatureSet,
-    present: str | None,
-    key: Key,
-    rows: pl.DataFrame,
-    layout: pl.DataFrame | None,
-    extractor: Extractor,
-    settings: PipelineSettings,
-    progress: Progress | None,
+    job: _Job, key: Key, rows: pl.DataFrame, layout: pl.DataFrame | None, present: str | None
 ) -> PlateReport:
+    """Take one plate in, unless it is in (`present`: under which hash) with the same content."""
+    lake, run, target, extractor = job.lake, job.run, job.target, job.extractor
     images = gathered(rows)
-    digests = digests_of(images, settings.workers)
+    digests = digests_of(images, job.settings.workers)
     content = content_hash(target, images, digests)
+    progress = _Progress(job.progress, key[2], len(images))
     if present == content:
         outcome = ingest.relabel_plate(lake, run, key, layout)
-        counts = ingest.loaded_counts(lake, target.name, key)
-        if progress:
-            progress(key[2], len(images), len(images))
-        return PlateReport(*key, outcome, **counts)
-    with Spool(settings.spool_bytes) as cells:
+        progress.advance(len(images))
+        return PlateReport(*key, outcome, **ingest.loaded_counts(lake, target.name, key))
+    with Spool(job.settings.spool_bytes) as cells:
         counts = _Counts()
-        parts = list(
-            _extract(images, extractor, settings, counts, cells, _Progress(progress, key[2], len(images)))
-        )
+        parts = list(_extract(images, extractor, job.settings, counts, cells, progress))
         fields = _concat(parts, target.dim)
         wells = wells_from_fields(fields, target.dim, target.well_operator)
         plate = PlateData(

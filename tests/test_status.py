@@ -91,6 +91,10 @@ COPIES = {
         "INSERT INTO main.plate_loads SELECT * REPLACE ('b9' AS batch) FROM main.plate_loads WHERE plate = 'p2'",
         [("tiny", "s1", "p2", 2)],
     ),
+    "wells_of_feature_set_unique (tiny)": (
+        "INSERT INTO tiny.wells SELECT * REPLACE ('p1' AS plate) FROM tiny.wells WHERE plate = 'p1' AND well = 'A03'",
+        [("s1", "p1", "A03", 2)],
+    ),
 }
 
 
@@ -99,7 +103,10 @@ def test_planted_copies_are_found(lake, check):
     statement, expected = COPIES[check]
     assert faults(lake) == {}
     lake.transaction(lambda connection: connection.execute(statement))
-    assert {name: rows.rows() for name, rows in faults(lake).items()} == {check: expected}
+    found = faults(lake)
+    assert found.pop(check).rows() == expected
+    # A copy of a profile, or of a load, is also one too many for its load.
+    assert set(found) <= {"wells_as_loaded (tiny)"}
 
 
 @pytest.mark.parametrize(
@@ -110,12 +117,14 @@ def test_planted_counts_that_do_not_balance_are_found(lake, column):
         lambda c: c.execute(f"UPDATE main.plate_loads SET {column} = {column} + 1 WHERE plate = 'p2'")
     )
     found = status(lake).faults
-    assert list(found) == ["plate_balance"]
+    assert set(found) - {"wells_as_loaded (tiny)"} == {"plate_balance"}
+    assert ("wells_as_loaded (tiny)" in found) == (column == "wells_in")
     assert found["plate_balance"].select("plate", "is_balanced").rows() == [("p2", False)]
 
 
 def test_every_check_has_a_planted_fault():
-    assert {path.stem for path in resources.files("sql", "checks")} == {*COPIES, "plate_balance"}
+    planted = {name.split(" ")[0] for name in COPIES}
+    assert {path.stem for path in resources.files("sql", "checks")} == {*planted, "plate_balance", "wells_as_loaded"}
 
 
 def test_status_writes_nothing_and_reads_a_read_only_lake(lake):

@@ -98,15 +98,14 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
     if fresh:
         result = recipes.fit_transform(recipe, wells.matrix, groups, target.feature_names)
     else:
-        # A plate that is to be corrected was never fitted, or its wells were replaced: it is fitted on itself.
-        anew = set(groups.filter(pl.Series(chosen)).select(_KEYS).unique().rows())
         stored = [
             fit
             for fit in _stored(lake, target.name, recipe.slug)
-            if (fit.source, fit.batch, fit.plate) not in anew
+            if (fit.source, fit.batch, fit.plate) not in _anew(groups, chosen)
         ]
         rows = groups.filter(pl.Series(chosen))
         result = recipes.transform(recipe, wells.matrix[chosen], rows, stored, target.feature_names)
+    fitted_anew = _anew(groups, chosen)
     groups = groups.filter(pl.Series(chosen))
     names = [name for name, kept in zip(target.feature_names, result.kept, strict=True) if kept]
     run = Run("correct", {"feature_set": target.name, "recipe": recipe.text, "refit": refit})
@@ -120,13 +119,13 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
         corrected = groups.select(*_KEYS, "well", "field_count", "cell_count")
         corrected = corrected.with_columns(to_column(result.profiles.astype(np.float32)))
         table = relation(target.name, "wells", recipe.slug)
-        connection.register("anew", groups.select(_KEYS).unique())
+        connection.register("anew", pl.DataFrame(sorted(fitted_anew, key=str), schema=_KEYS, orient="row"))
         connection.execute(
             f"DELETE FROM {table} WHERE (source, batch, plate) IN (SELECT (source, batch, plate) FROM anew)"
         )
         connection.execute(
-            "DELETE FROM main.recipe_fits WHERE feature_set = ? AND recipe = ? "
-            "AND (source, batch, plate) IN (SELECT (source, batch, plate) FROM anew)",
+            "DELETE FROM main.recipe_fits WHERE feature_set = ? AND recipe = ? AND (source, batch, "
+            "coalesce(plate, '')) IN (SELECT (source, batch, coalesce(plate, '')) FROM anew)",
             [target.name, recipe.slug],
         )
         connection.unregister("anew")
@@ -144,6 +143,18 @@ def _not_corrected(lake: Lake, feature_set: str, recipe: str, groups: pl.DataFra
     )
     joined = groups.select(_KEYS).join(present, on=_KEYS, how="left", maintain_order="left")
     return joined["there"].is_null().to_numpy()
+
+
+def _anew(groups: pl.DataFrame, chosen: np.ndarray) -> set[tuple[str, str, str | None]]:
+    """Name the plates that are fitted on themselves, and as (source, batch, None) the batches.
+
+    A plate that is to be corrected was never fitted, or its wells were replaced. A batch keeps its fit while
+    one of its plates stands corrected with it: the others stay comparable with that one.
+    """
+    plates = groups.select(_KEYS).filter(pl.Series(chosen)).unique().rows()
+    kept = set(groups.select("source", "batch").filter(pl.Series(~chosen)).unique().rows())
+    batches = {(source, batch) for source, batch, _ in plates} - kept
+    return set(plates) | {(source, batch, None) for source, batch in batches}
 
 
 def _begin(

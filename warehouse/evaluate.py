@@ -97,7 +97,8 @@ def evaluate(
 
 def _score(metric: Metric, table: Profiles, recipe: str, labels: str, snapshot: int) -> Evaluation:
     if table.rows.is_empty():
-        message = f"{metric.name}: feature set {table.feature_set.name!r} has no {metric.level} to score: look at --where"
+        name = table.feature_set.name
+        message = f"{metric.name}: feature set {name!r} has no {metric.level} to score: look at --where"
         raise EvaluationError(message)
     needs = {need: _values(need, table.rows, labels) for need in metric.needs}
     if "labels" in needs and not any(needs["labels"]):
@@ -106,18 +107,13 @@ def _score(metric: Metric, table: Profiles, recipe: str, labels: str, snapshot: 
             f"{labels!r}: bring labels with --annotations"
         )
         raise EvaluationError(message)
-    keep = _usable(metric, table)
-    needs = {
-        need: [value for value, kept in zip(values, keep, strict=True) if kept]
-        for need, values in needs.items()
-    }
-    ids = [name for name, kept in zip(table.names(), keep, strict=True) if kept]
-    score = metric.function(table.matrix[keep], ids=ids, **needs)
+    _refuse_missing(metric, table)
+    score = metric.function(table.matrix, ids=table.names(), **needs)
     kind = labels if "labels" in needs else None
     return Evaluation(table.feature_set.name, table.recipe, metric.name, metric.level, kind, score, snapshot)
 
 
-def _usable(metric: Metric, table: Profiles) -> np.ndarray:
+def _refuse_missing(metric: Metric, table: Profiles) -> None:
     """Refuse missing elements by name: an average over fewer features would be another similarity."""
     missing = np.isnan(table.matrix)
     if missing.any():
@@ -128,7 +124,6 @@ def _usable(metric: Metric, table: Profiles) -> np.ndarray:
             "set with a recipe that deals with missing values"
         )
         raise EvaluationError(message)
-    return np.ones(len(missing), dtype=bool)
 
 
 def _values(need: str, rows: pl.DataFrame, labels: str) -> list[object]:

@@ -164,12 +164,22 @@ def _open(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path)
         if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
             separator = "\t" if ".tsv" in name else ","
+            _refuse_repeated_columns(path, separator)
             return pl.read_csv(path, separator=separator, infer_schema=False, null_values=_MISSING)
     except (pl.exceptions.PolarsError, OSError) as error:
         message = f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
         raise ProfileError(message) from error
     message = f"{path}: unknown kind of file {path.suffix!r}: give .csv, .csv.gz, .tsv or .parquet"
     raise ProfileError(message)
+
+
+def _refuse_repeated_columns(path: Path, separator: str) -> None:
+    """Look at the header before a reader renames the second of two columns of one name."""
+    header = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False).row(0)
+    for name in header:
+        if name is not None and header.count(name) > 1:
+            message = f"{path}: column {name!r} stands {header.count(name)} times: keep one"
+            raise ProfileError(message)
 
 
 def _features(path: Path, table: pl.DataFrame, settings: ImportSettings, keys: set[str]) -> tuple[str, ...]:
@@ -200,9 +210,15 @@ def _keys(path: Path, table: pl.DataFrame, keys: dict[str, str]) -> pl.DataFrame
     frame = table.select(
         pl.col(column).cast(pl.Float64, strict=False).round().cast(pl.Int32).alias(key)
         if key in counts
-        else pl.col(column).cast(pl.String).str.strip_chars().alias(key)
+        else _text(table, column).alias(key)
         for key, column in keys.items()
     )
+    for key in counts & keys.keys():
+        lost = (frame[key].is_null() & table[keys[key]].is_not_null()).arg_true()
+        if len(lost):
+            row = int(lost[0])
+            message = f"{path}: row {row + 2}, column {keys[key]!r}: {table[keys[key]][row]!r} is not a count"
+            raise ProfileError(message)
     for key in ("plate", "well"):
         empty = frame[key].is_null().arg_true()
         if len(empty):
@@ -221,6 +237,15 @@ def _keys(path: Path, table: pl.DataFrame, keys: dict[str, str]) -> pl.DataFrame
         message = f"{path}: well {well!r} of plate {plate!r} has more than one profile: keep one row a well"
         raise ProfileError(message)
     return frame
+
+
+def _text(table: pl.DataFrame, column: str) -> pl.Expr:
+    """Write a key as text; a whole number that a Parquet file keeps as a float is written without its `.0`."""
+    key = pl.col(column)
+    if table.schema[column].is_float():
+        whole = key.cast(pl.Int64, strict=False)
+        key = pl.when(whole == key).then(whole.cast(pl.String)).otherwise(key.cast(pl.String))
+    return key.cast(pl.String).str.strip_chars()
 
 
 def _matrix(path: Path, table: pl.DataFrame, features: tuple[str, ...]) -> np.ndarray:

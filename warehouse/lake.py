@@ -27,7 +27,7 @@ RETRY_SECONDS = 60.0
 _BUSY_MS = 10_000
 
 #: What a lost race looks like, from DuckLake (another snapshot came first) and from SQLite (the file is taken).
-_CONFLICTS = ("conflict", "database is locked", "Failed to commit DuckLake transaction", "database is busy")
+_CONFLICTS = ("conflict", "database is locked", "database is busy", "maximum retry count")
 
 
 def now() -> datetime:
@@ -166,8 +166,8 @@ class Lake:
                     raise
                 if time.monotonic() > deadline:
                     message = (
-                        f"{self.path} was held by other writers for {RETRY_SECONDS:.0f} s; nothing was "
-                        "written: try again"
+                        f"{self.path} was held by other writers for {RETRY_SECONDS:.0f} s "
+                        f"({str(error).splitlines()[0]}); nothing was written: try again"
                     )
                     raise LakeError(message) from error
             time.sleep(pause * random.uniform(0.5, 1.5))

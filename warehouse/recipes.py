@@ -148,7 +148,7 @@ def _apply(
             elif stored is not None and (step.scope == "all" or not known):
                 message = (
                     f"{step.name}: step {index + 1} of recipe {recipe.text!r} has no stored fit: "
-                    "correct the whole feature set again"
+                    "fit it anew with --refit"
                 )
                 raise RecipeError(message)
             else:
@@ -182,7 +182,7 @@ def _keep(
                 message = (
                     f"{step.name}: feature {feature} ({len(lost)} in all) is constant or has no value in "
                     f"{_place(key)} but was kept when the recipe was fitted: "
-                    "correct the whole feature set again"
+                    "fit it anew with --refit"
                 )
                 raise RecipeError(message)
         return settled
@@ -246,7 +246,7 @@ def _check_length(step: Step, fit: Fit, current: Matrix, key: Key) -> None:
         if name not in ("lambda", "eigenvalues") and width != current.shape[1]:
             message = (
                 f"{step.name}: the stored {name!r} for {_place(key)} has {width} features, the profiles have "
-                f"{current.shape[1]}: correct the whole feature set again"
+                f"{current.shape[1]}: fit it anew with --refit"
             )
             raise RecipeError(message)
 

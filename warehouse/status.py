@@ -33,7 +33,12 @@ class Status:
 
 
 def status(lake: Lake) -> Status:
-    """Read the state of a lake; nothing is written."""
+    """Read the state of a lake, all of it at one snapshot; nothing is written."""
+    with lake.reading():
+        return _status(lake)
+
+
+def _status(lake: Lake) -> Status:
     shared = {
         name: int(str(lake.value(f"SELECT count(*) FROM main.{name}")))
         for name in ("sources", "batches", "plates", "wells", "treatments", "annotations", "evaluations")
@@ -67,9 +72,9 @@ def faults(lake: Lake) -> dict[str, pl.DataFrame]:
             found[path.stem] = lake.frame(text)
             continue
         for name in feature_sets.names(lake):
-            found[f"{path.stem} ({name})"] = lake.frame(
-                expand(text, name, dim=feature_sets.find(lake, name).dim)
-            )
+            query = expand(text, name, dim=feature_sets.find(lake, name).dim)
+            lake.connection.execute("SET VARIABLE feature_set = ?", [name])
+            found[f"{path.stem} ({name})"] = lake.frame(query)
     return {name: rows for name, rows in found.items() if len(rows)}
 
 

@@ -83,11 +83,11 @@ def one_nn_accuracy(
     """
     if exclude not in ("nsc", "nsb"):
         raise unknown(exclude, "rule of exclusion", ("nsc", "nsb"))
-    unit = unit_vectors(X, ids)
-    n = len(unit)
+    n = len(X)
     check_length("labels", labels, n)
     check_length("compounds", compounds, n)
     sets = label_sets(labels)
+    unit = unit_vectors(X, ids, np.array([bool(row) for row in sets], dtype=bool))
     reasons: list[str | None] = [None if row else "no label" for row in sets]
     shared_batch = None
     if exclude == "nsb":

@@ -197,12 +197,12 @@ def map_labels(
     Source:
         Kalinin et al. 2025 for AP; Moshkov et al. 2024 for query, library and match (there interpolated).
     """
-    unit = unit_vectors(X, ids)
-    check_length("labels", labels, len(unit))
+    check_length("labels", labels, len(X))
     sets = label_sets(labels)
     reasons: list[str | None] = [None if row else "no label" for row in sets]
     member = membership(sets)
     labelled = np.array([bool(row) for row in sets], dtype=bool)
+    unit = unit_vectors(X, ids, labelled)
     compound = np.full(len(unit), -1)
     if compounds is not None:
         check_length("compounds", compounds, len(unit))

@@ -34,15 +34,29 @@ class Score:
     left_out: dict[str, int]
 
 
-def unit_vectors(X: NDArray[np.floating], ids: Sequence[str] | None) -> Vectors:
+def unit_vectors(
+    X: NDArray[np.floating], ids: Sequence[str] | None, compared: NDArray[np.bool_] | None = None
+) -> Vectors:
     """Return X (n, d) in float64 with every row scaled to length 1.
 
+    Args:
+        X: profiles.
+        ids: n names for messages.
+        compared: n booleans; a row that the metric never compares (it has no label, say) comes back as zeros,
+            whatever it holds. None: all are.
+
     Raises:
-        EvaluationError: X is not 2-D, `ids` do not fit, or a row is zero or not finite; its id is named.
+        EvaluationError: X is not 2-D, `ids` do not fit, or a row that is compared is zero or not finite; its
+            id is named.
     """
     if X.ndim != 2 or (ids is not None and len(ids) != len(X)):
         message = f"profiles of shape {X.shape} do not fit {len(ids or ())} ids: give one id per row"
         raise EvaluationError(message)
+    if compared is not None and len(compared) == len(X) and not compared.all():
+        unit = np.zeros(X.shape)
+        named = None if ids is None else [name for name, used in zip(ids, compared, strict=True) if used]
+        unit[compared] = unit_vectors(X[compared], named)
+        return unit
     vectors = np.asarray(X, dtype=np.float64)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
@@ -63,8 +77,8 @@ def unit_vectors(X: NDArray[np.floating], ids: Sequence[str] | None) -> Vectors:
         )
         raise EvaluationError(message)
     vectors = vectors / largest[:, None]
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+    scaled: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled
 
 
 def check_length(what: str, values: Sequence[object] | NDArray[np.generic], n: int) -> None:
