@@ -28,11 +28,14 @@ install: $(STAMP) ## Set up the environment and link it as .venv.
 demo: install ## Make a synthetic screen and take it from pixels to nearest treatments.
 	$(BIN)/python -m cli demo $(DEMO)
 
+# Two workers with one thread each: threads of two workers that wait for each other on two cores cost more than they do.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: install ## Run all tests.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) --durations=10
 
 test-fast: install ## Run the tests that take less than about ten seconds each.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: install ## Check style, types and SQL.
 	$(BIN)/ruff check .
