@@ -274,7 +274,7 @@ def nearest(
     if answer.note:
         typer.echo(f"note: {answer.note}", err=True)
     if answer.neighbours.height < k:
-        typer.echo(f"note: {k} were asked for, the exclusions leave {answer.allowed}", err=True)
+        typer.echo(f"note: {k} were asked for, {answer.allowed} are there to choose from", err=True)
     document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
     people = answer.neighbours.drop("compound", "concentration", "unit")  # the treatment's name says them
     people = people.select(name for name in people.columns if people[name].null_count() < people.height)

@@ -30,7 +30,9 @@ def run() -> list[Row]:
     planes = [plane for crop in crops for plane in crop]
     size = extractor.batch_size
     tensors = [
-        extractor.prepare(planes[start : start + size]).to(extractor.device, memory_format=torch.channels_last)
+        extractor.prepare(planes[start : start + size]).to(
+            extractor.device, memory_format=torch.channels_last
+        )
         for start in range(0, len(planes), size)
     ]
 

@@ -19,7 +19,9 @@ def main(names: list[str]) -> None:
     rows: list[Row] = []
     for name in names or ALL:
         for row in import_module(f"benchmarks.bench_{name}").run():
-            print(f"{row.benchmark}: {row.measured}; {row.against}; ratio {row.ratio:.2f} (asked: {row.asked})")
+            print(
+                f"{row.benchmark}: {row.measured}; {row.against}; ratio {row.ratio:.2f} (asked: {row.asked})"
+            )
             rows.append(row)
     if names:
         return

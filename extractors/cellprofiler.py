@@ -38,7 +38,8 @@ class Settings:
         zernike: AreaShape_Zernike, degree 9.
         feret: AreaShape_MinFeretDiameter and MaxFeretDiameter.
         texture: Texture (Haralick, 256 grey levels), per channel, at each of `texture_scales`.
-        texture_scales: distances of the co-occurring pixels, pixels.
+        texture_scales: distances of the co-occurring pixels, pixels. CellProfiler's 10 is left out: it is undefined
+            in objects thinner than that, so small, condensed nuclei would be rejected for it, and a phenotype lost.
         granularity: Granularity, 16 steps, per channel.
         granularity_sampling: scale of the image for granularity, and of its background against that; 0.5 as
             in JUMP's pipelines, where cp_measure's own 0.25 gives other features under the same names.
@@ -60,7 +61,7 @@ class Settings:
     zernike: bool = True
     feret: bool = True
     texture: bool = True
-    texture_scales: tuple[int, ...] = (3, 5, 10)
+    texture_scales: tuple[int, ...] = (3, 5)
     granularity: bool = True
     granularity_sampling: float = 0.5
     radial_distribution: bool = True

@@ -74,5 +74,7 @@ def test_folder_with_something_else(tmp_path: Path) -> None:
     (tmp_path / "screen").mkdir()
     (tmp_path / "screen" / "thesis.doc").write_text("mine")
     shown = Shown()
-    with pytest.raises(LakeError, match=r"screen holds no complete screen: remove it, or name another folder"):
+    with pytest.raises(
+        LakeError, match=r"screen holds no complete screen: remove it, or name another folder"
+    ):
         demo(tmp_path, shown.show, shown.bars, SMALL)

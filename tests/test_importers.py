@@ -172,7 +172,7 @@ def test_files_that_are_no_tables(refusing, tmp_path):
         ("p.parquet", "cannot be read as a table"),
         ("p.csv.gz", "cannot be read as a table"),
         ("gone.csv", "there is no such file"),
-        ("", "there is no such file"),
+        ("", "is a folder: name the files in it"),
         (
             csv(tmp_path, TWO_WELLS, "p.xlsx").name,
             "unknown kind of file '.xlsx': give .csv, .csv.gz, .tsv or .parquet",

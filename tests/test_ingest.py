@@ -260,7 +260,7 @@ def test_a_plate_in_a_second_batch_is_refused(lake):
         ({"extractor": "dino"}, "has extractor import, this input has dino"),
         ({"version": "2"}, "has extractor_version 1|has version 1, this input has 2"),
         ({"weights": "ab12"}, "has weights None, this input has ab12"),
-        ({"parameters": {"size": 9}}, r"has parameters \{\}, this input has \{'size': 9\}"),
+        ({"parameters": {"size": 9}}, r"has parameters.size None, this input has 9"),
         ({"channels": ("DNA",)}, r"has channels \(\), this input has \('DNA',\)"),
         (
             {"feature_names": ("f1", "f2")},

@@ -152,11 +152,14 @@ def check_balance(lake: Lake, report: PlateReport, feature_set: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "settings", "plates"),
-    [("transfer", {"size": 64, "crop": 64}, PLATES), ("cellprofiler", {"texture": False}, PLATES[:1])],
+    ("name", "settings", "plates", "thin"),
+    [("transfer", {"size": 64, "crop": 64}, PLATES, 0), ("cellprofiler", {}, PLATES[:1], 3)],
 )
-def test_screen_comes_in_whole(lake, simulated, name, settings, plates):
-    """Real extractors from files to wells; which cells they are of is known from the simulator."""
+def test_screen_comes_in_whole(lake, simulated, name, settings, plates, thin):
+    """Real extractors from files to wells; which cells they are of is known from the simulator.
+
+    Of three cells crowded by others the cytoplasm is too thin to have a texture: they are rejected, by name.
+    """
     extractor = registry.create(name, ("DNA", "RNA"), settings)
     told: list[tuple[str, int, int]] = []
     reports = ingest_screen(
@@ -168,13 +171,14 @@ def test_screen_comes_in_whole(lake, simulated, name, settings, plates):
         assert (report.images_in, report.images_rejected, report.cells_rejected, report.wells_in) == (
             12,
             0,
-            0,
+            thin,
             6,
         )
         drawn = truth.filter(pl.col("plate") == report.plate).height
         assert 0.4 * drawn < report.cells_in <= drawn  # those that the border cuts are left out
         check_balance(lake, report, name)
         assert (report.plate, 12, 12) in told
+    assert all("Cytoplasm_Texture" in reason for reason in rejections(lake).values())
     wells = lake.frame(f"SELECT * FROM {name}.wells WHERE plate = ? ORDER BY well", [PLATES[0]])
     expected = by_hand_of_plate(lake, name, extractor.dim)
     np.testing.assert_allclose(

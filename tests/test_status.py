@@ -124,7 +124,11 @@ def test_planted_counts_that_do_not_balance_are_found(lake, column):
 
 def test_every_check_has_a_planted_fault():
     planted = {name.split(" ")[0] for name in COPIES}
-    assert {path.stem for path in resources.files("sql", "checks")} == {*planted, "plate_balance", "wells_as_loaded"}
+    assert {path.stem for path in resources.files("sql", "checks")} == {
+        *planted,
+        "plate_balance",
+        "wells_as_loaded",
+    }
 
 
 def test_status_writes_nothing_and_reads_a_read_only_lake(lake):

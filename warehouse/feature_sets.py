@@ -183,5 +183,16 @@ def refuse_other(present: FeatureSet, wanted: FeatureSet) -> None:
             here += f" (first: {extra[:1]})" if extra else ""
             if not missing and not extra:
                 here = "the same in another order"
+        if key == "parameters":
+            key, there, here = _first_difference(key, there, here)
         message = f"feature set {wanted.name!r} has {key} {there}, this input has {here}: name another --feature-set"
         raise ProfileError(message)
+
+
+def _first_difference(name: str, there: object, here: object) -> tuple[str, object, object]:
+    """Find the setting in which two sets of parameters differ, `segmentation.min_area_px` say, and both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                return _first_difference(f"{name}.{key}", there.get(key), here.get(key))
+    return name, there, here

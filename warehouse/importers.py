@@ -157,7 +157,9 @@ def _read(path: Path, settings: ImportSettings) -> _Table:
 def _open(path: Path) -> pl.DataFrame:
     name = path.name.lower()
     if not path.is_file():
-        message = f"{path}: there is no such file"
+        message = f"{path}: " + (
+            "is a folder: name the files in it" if path.is_dir() else "there is no such file"
+        )
         raise ProfileError(message)
     try:
         if name.endswith(".parquet"):
@@ -382,7 +384,12 @@ def read_feature_list(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         message = f"{path}: there is no such file of feature names"
         raise ProfileError(message)
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        message = f"{path}: not a text file of feature names ({error}): write one name a line, in UTF-8"
+        raise ProfileError(message) from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if not names or twice:
         message = f"{path}: " + (f"feature {sorted(twice)[0]!r} stands twice" if twice else "holds no name")

@@ -51,6 +51,9 @@ def sql(lake: Lake, text: str) -> pl.DataFrame:
     except duckdb.Error as error:
         message = f"sql: {_first_line(error)}"
         raise LakeError(message) from error
+    except pl.exceptions.PolarsError as error:
+        message = f"sql: the answer has a type that a table here cannot hold ({_first_line(error)}): cast it to VARCHAR"
+        raise LakeError(message) from error
 
 
 def side_effect(text: str) -> str | None:

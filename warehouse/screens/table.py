@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def _text(path: Path) -> str:
         message = (
             f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x}). Save the file as CSV in UTF-8."
         )
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         message = f"{path}: cannot be read ({error}). Give a CSV or TSV file, plain or gzipped."
     raise ScreenError(message)
 
