@@ -2,16 +2,22 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from warehouse import __version__
-from warehouse.console import json_pair, pair, print_answer, print_records, print_status, progress_bars
+from warehouse.console import (
+    json_pair,
+    pair,
+    print_answer,
+    print_plates,
+    print_records,
+    print_status,
+    print_step,
+    progress_bars,
+)
 from warehouse.errors import WellhouseError
-
-if TYPE_CHECKING:
-    import polars as pl
 
 app = typer.Typer(
     name="wellhouse",
@@ -42,6 +48,7 @@ Source = Annotated[
     str | None, typer.Option("--source", help="Source of the plates, where the files name none.")
 ]
 Batch = Annotated[str | None, typer.Option("--batch", help="Batch of the plates, where the files name none.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Let wells go that are in and no longer come.")]
 DEFAULT_LAKE = "wellhouse.lake"
 
 
@@ -108,6 +115,7 @@ def ingest(
     well: Annotated[list[str] | None, typer.Option("--well", help="Only this well; may be repeated.")] = None,
     source: Source = None,
     batch: Batch = None,
+    replace: Replace = False,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -133,13 +141,13 @@ def ingest(
         made = registry.create(extractor, names, dict(map(json_pair, setting or [])))
         settings = pipeline.PipelineSettings(
             dna_channel=dna_channel, cell_channel=cell_channel, field_operator=field_operator,
-            well_operator=well_operator,
+            well_operator=well_operator, replace=replace,
         )  # fmt: skip
         with progress_bars("images") as progress:
             reports = pipeline.ingest_screen(
                 opened, screen, made, feature_set=feature_set, settings=settings, progress=progress
             )
-    print_records(reports, as_json)
+    print_plates(reports, as_json)
 
 
 @app.command("import-profiles")
@@ -156,6 +164,7 @@ def import_profiles(
     ] = None,
     source: Source = None,
     batch: Batch = None,
+    replace: Replace = False,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -182,15 +191,10 @@ def import_profiles(
         labels = None if annotations is None else read_annotations(annotations)
         with progress_bars("plates") as progress:
             reports = importers.import_profiles(
-                opened,
-                files,
-                feature_set,
-                layout=wells,
-                annotations=labels,
-                settings=settings,
-                progress=progress,
-            )
-    print_records(reports, as_json)
+                opened, files, feature_set, layout=wells, annotations=labels, settings=settings,
+                replace=replace, progress=progress,
+            )  # fmt: skip
+    print_plates(reports, as_json)
 
 
 @app.command()
@@ -276,9 +280,7 @@ def nearest(
     if answer.neighbours.height < k:
         typer.echo(f"note: {k} were asked for, {answer.allowed} are there to choose from", err=True)
     document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
-    people = answer.neighbours.drop("compound", "concentration", "unit")  # the treatment's name says them
-    people = people.select(name for name in people.columns if people[name].null_count() < people.height)
-    print_answer(document, as_json, people)
+    print_answer(document, as_json, search.for_people(answer.neighbours))
 
 
 @app.command()
@@ -366,12 +368,7 @@ def demo(
     """
     from extractors.demo import demo as run
 
-    def show(text: str, table: "pl.DataFrame | None" = None) -> None:
-        typer.echo(text)
-        if table is not None:
-            print_answer(None, False, table)
-
-    run(folder, show, progress_bars)
+    run(folder, print_step, progress_bars)
 
 
 def main() -> None:

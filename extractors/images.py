@@ -88,9 +88,12 @@ def _read(path: Path) -> np.ndarray:
         raise ImageError(message)
     try:
         return reader(path)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
+        # A disk or a machine in trouble is no fault of the image: rejected for it, the image would stay out.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         # Decoders raise whatever they meet in damaged bytes, struct.error or IndexError; all mean the same.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         message = f"{path}: cannot be decoded ({reason}): expected a whole {path.suffix.lower()} image"

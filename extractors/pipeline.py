@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from extractors.segment import SegmentSettings, segment
 from extractors.spool import Spool
 from warehouse import ingest, layouts
 from warehouse.embeddings import first_bad_feature, to_column
-from warehouse.errors import ImageError, ScreenError
+from warehouse.errors import ImageError, ScreenError, WellhouseError
 from warehouse.feature_sets import FeatureSet
 from warehouse.ingest import Outcome, PlateData
 from warehouse.lake import Lake
@@ -55,6 +56,7 @@ class PipelineSettings:
         workers: threads that read and segment ahead of the extractor.
         images_at_once: images handed to the extractor together; 0 for 4 fields or 64 crops.
         spool_bytes: rows of cells kept in memory before they wait on disk.
+        replace: let images and wells go that are in and that this manifest no longer reaches.
     """
 
     dna_channel: str | None = None
@@ -65,6 +67,7 @@ class PipelineSettings:
     workers: int = 2
     images_at_once: int = 0
     spool_bytes: int = 512 * 2**20
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class PlateReport:
     cells_in: int
     cells_rejected: int
     wells_in: int
+    reason: str | None = None
 
 
 @dataclass
@@ -110,7 +114,8 @@ def ingest_screen(
         progress: told after every image.
 
     Returns:
-        One report a plate, in the order of their keys.
+        One report a plate, in the order of their keys. A plate that cannot be taken in has the outcome `failed`
+        and its reason; nothing of it was written, what the lake held of it stays, and the others go on.
 
     Raises:
         ScreenError: crops and whole fields in one manifest, a channel that the manifest does not have, or a
@@ -141,7 +146,7 @@ def ingest_screen(
     present = ingest.loads(lake, target.name)
     job = _Job(lake, run, target, extractor, settings, progress)
     reports = [
-        _ingest_plate(job, key, rows, plate_layouts.get(key), present.get(key))
+        _ingest_or_report(job, key, rows, plate_layouts.get(key), present.get(key))
         for key, rows in plates.items()
     ]
     layouts.put_annotations(lake, run, screen.annotations)
@@ -154,7 +159,9 @@ def _resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], ori
     dna = settings.dna_channel or next(
         (folded[n.casefold()] for n in _DNA_NAMES if n.casefold() in folded), None
     )
-    cell = settings.cell_channel or next((n for n in _CELL_NAMES if n in channels), None)
+    cell = settings.cell_channel or next(
+        (folded[n.casefold()] for n in _CELL_NAMES if n.casefold() in folded), None
+    )
     if dna is None:
         message = f"{origin}: no channel named {', '.join(_DNA_NAMES)} among {', '.join(channels)}: give --dna-channel"
         raise ScreenError(message)
@@ -200,6 +207,18 @@ class _Job:
     progress: Progress | None
 
 
+def _ingest_or_report(
+    job: _Job, key: Key, rows: pl.DataFrame, layout: pl.DataFrame | None, present: str | None
+) -> PlateReport:
+    """Take one plate in; what stops it (a disk, memory, its own content) stops no other plate."""
+    try:
+        return _ingest_plate(job, key, rows, layout, present)
+    except (WellhouseError, OSError, MemoryError) as error:
+        return PlateReport(
+            *key, "failed", 0, 0, 0, 0, 0, " ".join(f"{error or type(error).__name__}".split())
+        )
+
+
 def _ingest_plate(
     job: _Job, key: Key, rows: pl.DataFrame, layout: pl.DataFrame | None, present: str | None
 ) -> PlateReport:
@@ -213,6 +232,8 @@ def _ingest_plate(
         outcome = ingest.relabel_plate(lake, run, key, layout)
         progress.advance(len(images))
         return PlateReport(*key, outcome, **ingest.loaded_counts(lake, target.name, key))
+    if present is not None and not job.settings.replace:
+        _refuse_unreachable(lake, key, images, digests)
     with Spool(job.settings.spool_bytes) as cells:
         counts = _Counts()
         parts = list(_extract(images, extractor, job.settings, counts, cells, progress))
@@ -232,7 +253,7 @@ def _ingest_plate(
             counts.cells_seen,
             counts.cells_rejected,
         )
-        outcome = ingest.commit_plate(lake, run, target, plate)
+        outcome = ingest.commit_plate(lake, run, target, plate, replace=job.settings.replace)
     return PlateReport(
         *key,
         outcome,
@@ -242,6 +263,26 @@ def _ingest_plate(
         counts.cells_rejected,
         len(wells),
     )
+
+
+def _refuse_unreachable(
+    lake: Lake, key: Key, images: Sequence[PlateImage], digests: dict[Path, str | None]
+) -> None:
+    """Stop where images that came in are not on disk now: a folder that is not mounted is no new content."""
+    held = ingest.images_held(lake, key)
+    gone = [
+        path
+        for image in images
+        if (image.well, image.field, image.cell) in held
+        for path, _ in image.files.values()
+        if digests[path] is None
+    ]
+    if gone:
+        message = (
+            f"plate {key[2]!r}: {len(gone)} files of images that are in the lake are not there now (first: {gone[0]}): "
+            "is the folder mounted? Give --replace to let the images go"
+        )
+        raise ScreenError(message)
 
 
 class _Progress:

@@ -96,8 +96,10 @@ def no_wells() -> pl.DataFrame:
     return profiles({"A01": (0.0, 0.0, 0.0)}).clear()
 
 
-def commit(lake: Lake, data: PlateData, feature_set: FeatureSet = TINY, run: Run | None = None) -> str:
-    return ingest.commit_plate(lake, run or Run("test", {}), feature_set, data)
+def commit(
+    lake: Lake, data: PlateData, feature_set: FeatureSet = TINY, run: Run | None = None, replace: bool = True
+) -> str:
+    return ingest.commit_plate(lake, run or Run("test", {}), feature_set, data, replace=replace)
 
 
 def small_plate(key, content="h1") -> PlateData:

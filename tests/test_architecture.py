@@ -171,6 +171,7 @@ EXPLAINED = {
     ("warehouse/lake.py", "mode"): "one of two texts in the line above",
     ("warehouse/layouts.py", "new_rows"): "a text in the same function",
     ("warehouse/layouts.py", "table"): "insert() is called with names of ours or relation()",
+    ("warehouse/profiles.py", "corrected"): "a text in the lines above, with relation()",
     ("warehouse/profiles.py", "query"): "columns of ours, relation(), and predicate(), which is checked",
     ("warehouse/profiles.py", "', '.join(IDS[level])"): "columns of ours",
     ("warehouse/status.py", "name"): "one of the names in the line below",

@@ -236,25 +236,41 @@ def test_a_plate_that_the_lake_has_in_another_batch_stops_all(lake, tmp_path):
 # --- layout, batch, source
 
 
-def test_batch_and_source_come_from_the_file_then_the_layout_then_the_settings(lake, tmp_path):
+def test_batch_and_source_come_from_the_file_then_the_settings_then_the_layout(lake, tmp_path):
     plan = layout(("s9", "b9", "p"), PLAN)
-    settings = ImportSettings(source="given", batch="given")
+    given = ImportSettings(source="given", batch="given")
     cases = {
-        "from_file": (f"Metadata_Source,Metadata_Batch,{HEAD}\ns1,b1,p,A1,1,2\n", None, ("s1", "b1")),
-        "from_layout": (TWO_WELLS, plan, ("s9", "b9")),
-        "from_settings": (TWO_WELLS.replace("p,", "q,"), plan, ("given", "given")),
+        "from_file": (f"Metadata_Source,Metadata_Batch,{HEAD}\ns1,b1,p,A1,1,2\n", None, None, ("s1", "b1")),
+        "from_empty": (f"Metadata_Source,Metadata_Batch,{HEAD}\ns9,,p,A1,1,2\n", plan, None, ("s9", "b9")),
+        "from_layout": (TWO_WELLS, plan, None, ("s9", "b9")),
+        "from_settings": (TWO_WELLS.replace("p,", "q,"), plan, given, ("given", "given")),
     }
-    for name, (text, wells, expected) in cases.items():
+    for name, (text, wells, settings, expected) in cases.items():
         (report,) = import_profiles(
             lake, [csv(tmp_path, text, f"{name}.csv")], name, layout=wells, settings=settings
         )
         assert (report.source, report.batch) == expected
-    with pytest.raises(
-        ScreenError, match=r"plate 'p' is in batch 'b1' in .*from_file.csv and in 'b9' in the layout"
+    file = csv(tmp_path, f"Metadata_Batch,{HEAD}\nb1,p,A1,1,2\n", "from_file.csv")
+    for wells, settings, message in (
+        (plan, None, r"plate 'p' is of batch 'b1' by the file and 'b9' by the layout: mend one"),
+        (None, given, r"plate 'p' is of batch 'b1' by the file and 'given' by --batch: mend one"),
     ):
-        import_profiles(
-            lake, [csv(tmp_path, f"Metadata_Batch,{HEAD}\nb1,p,A1,1,2\n", "from_file.csv")], "x", layout=plan
-        )
+        with pytest.raises(ScreenError, match=message):
+            import_profiles(lake, [file], "x", layout=wells, settings=settings)
+
+
+def test_a_plate_that_would_lose_wells_fails_and_the_others_go_on(lake, tmp_path):
+    both = f"{HEAD}\np,A1,1,2\np,A2,3,4\nq,A1,5,6\n"
+    import_profiles(lake, [csv(tmp_path, both)], "cp")
+    part = f"{HEAD}\np,A3,1,2\nq,A1,5,7\n"
+    failed, replaced = import_profiles(lake, [csv(tmp_path, part, "part.csv")], "cp")
+    assert (failed.plate, failed.outcome, failed.wells_in) == ("p", "failed", 0)
+    assert "has 2 wells of it and this content lacks 2 of them (A01, A02)" in failed.reason
+    assert (replaced.plate, replaced.outcome, replaced.reason) == ("q", "replaced", None)
+    assert lake.value("SELECT count(*) FROM cp.wells WHERE plate = 'p'") == 2
+    (let_go, _) = import_profiles(lake, [csv(tmp_path, part, "part.csv")], "cp", replace=True)
+    assert let_go.outcome == "replaced"
+    assert lake.frame("SELECT well FROM cp.wells WHERE plate = 'p'")["well"].to_list() == ["A03"]
 
 
 def test_a_layout_without_a_source_fits_a_file_that_names_one(lake, tmp_path):

@@ -372,3 +372,21 @@ def test_a_run_is_written_once_and_only_with_a_change(tmp_path):
         for key in SMALL:
             assert commit(lake, small_plate(key)) == "unchanged"
         assert lake.value("SELECT count(*) FROM main.runs") == 1
+
+
+def test_a_replacement_that_would_lose_wells_is_refused(lake):
+    commit(lake, plate(KEY, ONE, "h1", layout(KEY, PLAN)))
+    before = lake.snapshot()
+    kept = sorted(ONE)[0]
+    part = plate(KEY, {kept: ONE[kept]}, "h2", layout(KEY, PLAN))
+    lost = sorted(ONE)[1]
+    with pytest.raises(
+        ScreenError, match=rf"has {len(ONE)} wells of it and this content lacks .*\({lost}.*--replace"
+    ):
+        commit(lake, part, replace=False)
+    assert lake.snapshot() == before
+    assert lake.value("SELECT count(*) FROM tiny.wells") == len(ONE)
+    assert commit(lake, part, replace=True) == "replaced"
+    assert (
+        commit(lake, plate(KEY, ONE, "h3"), replace=False) == "replaced"
+    )  # more wells than before lose none

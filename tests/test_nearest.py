@@ -20,6 +20,7 @@ from builders import (
 
 from warehouse.correct import correct
 from warehouse.errors import ProfileError, RecipeError, SearchError, UnknownNameError
+from warehouse.evaluate import evaluate
 from warehouse.lake import INDEX_FOLDER, Lake
 from warehouse.nearest import build, nearest
 from warehouse.nearest import state as index_state
@@ -164,21 +165,33 @@ def test_annotations_and_other_feature_sets_leave_an_index_fresh(lake):
     assert index_state(lake, "tiny", "none") == "fresh"
 
 
-def test_an_index_of_a_recipe_is_stale_once_a_waiting_plate_is_corrected(lake):
-    """The plate was there when the index was built, its corrected wells were not: the names are the same."""
-    correct(lake, "tiny", "center(scope=plate)")
+def test_a_recipe_that_plates_wait_for_is_not_searched(lake):
+    """Its table is of fewer wells than the feature set: an answer from it would look whole and not be."""
+    recipe = "center(scope=plate)"
+    correct(lake, "tiny", recipe)
+    slug = build(lake, "tiny", recipe=recipe).recipe
+    assert index_state(lake, "tiny", slug) == "fresh"
     key = ("s", "b3", "p3")
     plan = [("A01", "a", 1.0, "none"), ("A02", "d", 1.0, "none"), ("A03", "DMSO", None, "negative")]
     commit(lake, plate(key, {"A01": (0, 9, 0), "A02": (9, 0, 0), "A03": (0, 0, 9)}, "h", layout(key, plan)))
-    slug = build(lake, "tiny", recipe="center(scope=plate)").recipe
-    assert index_state(lake, "tiny", slug) == "fresh"
-    correct(lake, "tiny", "center(scope=plate)")
     assert index_state(lake, "tiny", slug) == "stale"
-    stale = nearest(lake, "a@1uM", "tiny", recipe=slug)
+    for search in (
+        lambda: nearest(lake, "a@1uM", "tiny", recipe=recipe),
+        lambda: build(lake, "tiny", recipe=recipe),
+        lambda: evaluate(lake, ["tiny"], ["nsc"], recipe=recipe),
+    ):
+        with pytest.raises(
+            RecipeError,
+            match=r"1 plates of feature set 'tiny' \(first: 'p3'\) .*run `wellhouse correct tiny --recipe",
+        ):
+            search()
+    correct(lake, "tiny", recipe)
+    assert index_state(lake, "tiny", slug) == "stale"
+    stale = nearest(lake, "a@1uM", "tiny", recipe=recipe)
     assert stale.note is not None
-    build(lake, "tiny", recipe=slug)
-    assert nearest(lake, "a@1uM", "tiny", recipe=slug).neighbours.equals(stale.neighbours)
-    correct(lake, "tiny", slug.replace(slug, "center(scope=plate)"), refit=True)
+    build(lake, "tiny", recipe=recipe)
+    assert nearest(lake, "a@1uM", "tiny", recipe=recipe).neighbours.equals(stale.neighbours)
+    correct(lake, "tiny", recipe, refit=True)
     assert index_state(lake, "tiny", slug) == "stale"
 
 

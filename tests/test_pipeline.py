@@ -1,5 +1,6 @@
 """From a tiny simulated screen to the lake: every count balances, every fault is named, every number can be redone."""
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -585,3 +586,53 @@ def test_plate_of_the_lake_in_another_batch_is_refused_before_any_work(lake, fol
     ):
         ingest_screen(lake, screen_of(folder, PLATES), extractor)
     assert (extractor.seen, lake.snapshot()) == ([], snapshot)
+
+
+def test_images_that_are_out_of_reach_replace_nothing(lake, folder):
+    """As on a night without the disk: one plate's folder is away, the other's is there."""
+    extractor = Statistics(("DNA", "RNA"))
+    ingest_screen(lake, screen_of(folder, PLATES), extractor)
+    before, held = lake.snapshot(), content(lake, "statistics")
+    place = image(folder, 0).parent
+    place.rename(folder / "away")
+    first, second = ingest_screen(lake, screen_of(folder, PLATES), extractor)
+    assert (first.outcome, second.outcome) == ("failed", "unchanged")
+    assert f"plate '{PLATES[0]}': 60 files of images that are in the lake are not there now" in first.reason
+    assert "--replace" in first.reason
+    assert (lake.snapshot(), content(lake, "statistics")) == (before, held)
+    first, _ = ingest_screen(
+        lake, screen_of(folder, PLATES), extractor, settings=PipelineSettings(replace=True)
+    )
+    assert (first.outcome, first.images_rejected, first.wells_in) == ("replaced", 12, 0)
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), MemoryError("12 GB")])
+def test_trouble_that_passes_by_rejects_no_image(lake, folder, monkeypatch, trouble):
+    """A disk that fails once is no damaged image: the plate waits, and the next run takes it in whole."""
+    whole = tifffile.TiffFile
+    calls = iter(range(10_000))
+
+    def failing(*arguments, **others):
+        if next(calls) == 3:
+            raise trouble
+        return whole(*arguments, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile, "TiffFile", failing)
+        (report,) = ingest_screen(lake, screen_of(folder), Statistics(("DNA", "RNA")))
+    assert report.outcome == "failed"
+    assert str(trouble) in report.reason
+    (report,) = ingest_screen(lake, screen_of(folder), Statistics(("DNA", "RNA")))
+    assert (report.outcome, report.images_in, report.images_rejected) == ("added", 12, 0)
+
+
+def test_channels_for_segmentation_are_found_in_any_case(lake, folder):
+    table = pl.read_csv(folder / "manifest.csv", infer_schema=False)
+    lower = {
+        name: name.lower().replace("path_", "path_") for name in table.columns if name.startswith("path_")
+    }
+    table.rename(lower).write_csv(folder / "manifest.csv")
+    ingest_screen(lake, screen_of(folder), Statistics(("dna", "rna")))
+    stored = json.loads(str(lake.value("SELECT parameters FROM main.feature_sets")))
+    assert stored["segmentation"]["dna_channel"] == "dna"
+    assert stored["segmentation"]["cell_channel"] == "rna"

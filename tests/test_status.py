@@ -145,3 +145,13 @@ def test_evaluations_are_counted(tmp_path):
     with neighbour_lake(tmp_path / "lake") as lake:
         evaluate(lake, ["tiny"], ["nsc", "map"])
         assert status(lake).shared["evaluations"] == 2
+
+
+def test_plates_of_one_name_in_two_sources_are_no_fault(tmp_path):
+    with new_lake(tmp_path / "lake") as lake:
+        for source in ("s1", "s2"):
+            commit(lake, random_plate((source, "b", "p"), 1), wide(4))
+        assert faults(lake) == {}
+        lake.transaction(lambda c: c.execute("DELETE FROM main.plate_loads WHERE source = 's2'"))
+        found = faults(lake)["wells_as_loaded (wide)"]
+        assert found.select("source", "wells_in").rows() == [("s2", None)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,25 @@ def print_records(records: list[Any], as_json: bool) -> None:
 
     rows = [asdict(record) for record in records]
     shown = [
-        {key: value for key, value in row.items() if not isinstance(value, tuple | list)} for row in rows
+        {key: value for key, value in row.items() if not isinstance(value, tuple | list) and key != "reason"}
+        for row in rows
     ]
     print_answer(rows, as_json, pl.DataFrame(shown))
+
+
+def print_plates(reports: list[Any], as_json: bool) -> None:
+    """Print one row a plate; those that failed also as an error line each, and the command then ends with 1.
+
+    Raises:
+        SystemExit: a plate failed.
+    """
+    failed = [report for report in reports if report.outcome == "failed"]
+    if len(failed) < len(reports) or as_json:
+        print_records(reports, as_json)
+    for report in failed:
+        print(f"error: {report.reason}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
 
 
 def print_answer(
@@ -79,6 +96,13 @@ def print_answer(
     for row in table.iter_rows():
         grid.add_row(*map(_cell, row))
     console.print(grid)
+
+
+def print_step(text: str, table: "pl.DataFrame | None" = None) -> None:
+    """Print a step of a walk-through, and its table where it has one."""
+    print(text)
+    if table is not None:
+        print_answer(None, False, table)
 
 
 def print_status(state: "Status", as_json: bool) -> None:

@@ -8,12 +8,13 @@ import duckdb
 import polars as pl
 
 from warehouse import feature_sets, layouts
+from warehouse.errors import ScreenError
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake, now
 from warehouse.runs import Run
 from warehouse.sqltext import relation
 
-Outcome = Literal["added", "replaced", "relabelled", "unchanged"]
+Outcome = Literal["added", "replaced", "relabelled", "unchanged", "failed"]
 
 _LOAD = f"feature_set = ? AND {layouts.PLATE}"
 
@@ -59,7 +60,9 @@ def loads(lake: Lake, feature_set: str) -> dict[tuple[str, str, str], str]:
     return {(source, batch, plate): content for source, batch, plate, content in rows}
 
 
-def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData) -> Outcome:
+def commit_plate(
+    lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData, *, replace: bool = False
+) -> Outcome:
     """Commit one plate: its wells, images, profiles at every level, rejections and counts, in one transaction.
 
     Args:
@@ -67,12 +70,13 @@ def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData
         run: that this belongs to.
         feature_set: is made, with its tables and views, where the lake lacks it.
         plate: the plate's rows.
+        replace: let wells go that are in and that the new content lacks (they stay reachable by time travel).
 
     Returns:
         `added`; `replaced` where other content of the same plate was in; `unchanged` where the same was.
 
     Raises:
-        ScreenError: the plate is in the lake in another batch.
+        ScreenError: the plate is in the lake in another batch, or would lose wells and `replace` is not given.
         ProfileError: the feature set's name is taken by another method, version or list of features.
     """
 
@@ -90,6 +94,8 @@ def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData
             return "relabelled" if relabelled else "unchanged"
         run.record(lake)
         if present is not None:
+            if not replace:
+                _refuse_loss(connection, feature_set.name, plate)
             _delete(lake, feature_set.name, plate.key)
         if not is_new and plate.images is not None:
             _delete_images(connection, plate.key, plate.images)
@@ -103,6 +109,20 @@ def commit_plate(lake: Lake, run: Run, feature_set: FeatureSet, plate: PlateData
         return "added" if present is None else "replaced"
 
     return lake.transaction(work)
+
+
+def _refuse_loss(connection: duckdb.DuckDBPyConnection, feature_set: str, plate: PlateData) -> None:
+    """Stop a replacement that would take wells out: part of a plate, or a disk that is not there, is no new plate."""
+    wells = f"SELECT DISTINCT well FROM {relation(feature_set, 'wells')} WHERE {layouts.PLATE}"
+    held = {well for (well,) in connection.execute(wells, list(plate.key)).fetchall()}
+    lost = sorted(held - set(plate.wells["well"]))
+    if lost:
+        message = (
+            f"plate {plate.key[2]!r}: feature set {feature_set!r} has {len(held)} wells of it and this content lacks "
+            f"{len(lost)} of them ({', '.join(lost[:3])}{', …' * (len(lost) > 3)}): bring the whole plate, or give "
+            "--replace to let them go"
+        )
+        raise ScreenError(message)
 
 
 def relabel_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFrame | None) -> Outcome:
@@ -182,6 +202,16 @@ def check_feature_set(lake: Lake, feature_set: FeatureSet) -> None:
     present = feature_sets.read(lake, feature_set.name)
     if present is not None:
         feature_sets.refuse_other(present, feature_set)
+
+
+def images_held(lake: Lake, key: tuple[str, str, str]) -> set[tuple[str, str, str | None]]:
+    """Name the images of a plate that were there when it came in: (well, field, cell), all files of each found."""
+    rows = lake.connection.execute(
+        f"SELECT well, field, cell FROM main.fields WHERE {layouts.PLATE} "
+        "AND len(list_filter(digests, lambda digest: digest IS NULL)) = 0",
+        list(key),
+    ).fetchall()
+    return {(well, name, cell) for well, name, cell in rows}
 
 
 def loaded_counts(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> dict[str, int]:

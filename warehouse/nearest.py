@@ -106,6 +106,7 @@ def nearest(
     with lake.reading():
         target = feature_sets.find(lake, feature_set)
         fitted = profiles.find_recipe(lake, target, recipe)
+        profiles.refuse_waiting(lake, target.name, fitted)
         rows = profiles.rows(lake, feature_set, fitted.name, _check_level(level))
         index, note = _index(lake, feature_set, fitted.name, level, rows)
         chosen = None if where is None else _matching(lake, feature_set, fitted.name, level, where, rows)
@@ -131,6 +132,12 @@ def nearest(
         *_LABELS,
     )
     return Answer(treatment, neighbours, int(allowed.sum()), note)
+
+
+def for_people(neighbours: pl.DataFrame) -> pl.DataFrame:
+    """Leave out what a reader does not need: what the treatment's name says, and columns without any value."""
+    said = neighbours.drop("compound", "concentration", "unit")
+    return said.select(name for name in said.columns if said[name].null_count() < said.height)
 
 
 def state(lake: Lake, feature_set: str, recipe: str, level: str = "treatment") -> str:

@@ -108,7 +108,7 @@ def read(
 
     Raises:
         UnknownNameError: no such feature set, level or step.
-        RecipeError: the recipe was never fitted.
+        RecipeError: the recipe was never fitted, or plates wait for it.
         ProfileError: the predicate is not one, or names a column that the level lacks.
     """
     if level not in LEVELS:
@@ -118,9 +118,32 @@ def read(
     if fitted.name != "none" and level in ("cell", "field"):
         message = f"recipe {recipe!r} corrects wells; {level}s are there as they came in: leave --recipe out"
         raise ProfileError(message)
+    refuse_waiting(lake, target.name, fitted)
     frame = _select(lake, "*", target.name, fitted.name, level, where)
     matrix = to_matrix(frame["embedding"], len(fitted.feature_names))
     return Profiles(target, fitted.name, level, frame.drop("embedding"), matrix, fitted.feature_names)
+
+
+def refuse_waiting(lake: Lake, feature_set: str, fitted: FittedRecipe) -> None:
+    """Refuse a recipe's table while plates that came, or changed, since are not in it: it would be of fewer wells.
+
+    Raises:
+        RecipeError: how many plates wait, and the command that corrects them.
+    """
+    if fitted.name == "none":
+        return
+    corrected = f"SELECT DISTINCT source, batch, plate FROM {relation(feature_set, 'wells', fitted.name)}"
+    waiting = lake.connection.execute(
+        "SELECT plate FROM (SELECT source, batch, plate FROM main.plate_loads WHERE feature_set = ? AND wells_in > 0 "
+        f"EXCEPT {corrected}) ORDER BY plate",
+        [feature_set],
+    ).fetchall()
+    if waiting:
+        message = (
+            f"{len(waiting)} plates of feature set {feature_set!r} (first: {waiting[0][0]!r}) came or changed after "
+            f"recipe {fitted.steps!r} was last applied: run `wellhouse correct {feature_set} --recipe '{fitted.steps}'`"
+        )
+        raise RecipeError(message)
 
 
 def rows(

@@ -1,7 +1,7 @@
 -- treatment_labels: annotations resolved to treatments; a label without a concentration holds at all of them.
 -- Grain: one row per (treatment, kind, label)
 -- Reads: treatments, annotations
--- Columns: kind is moa, target, pathway or gene_family
+-- Columns: kind is moa, target, pathway or gene_family; concentrations match to 9 digits (0.1 + 0.2 is 0.3)
 CREATE OR REPLACE VIEW main.treatment_labels AS
 SELECT DISTINCT
     treatments.treatment,
@@ -14,7 +14,7 @@ INNER JOIN main.annotations
         AND (
             annotations.concentration IS NULL
             OR (
-                treatments.concentration = annotations.concentration
+                abs(treatments.concentration - annotations.concentration) <= 1e-9 * annotations.concentration
                 AND (annotations.unit IS NULL OR treatments.unit = annotations.unit)
             )
         );
