@@ -73,7 +73,7 @@ def demo(folder: Path, show: Show, bars: Bars, settings: SimulatorSettings | Non
         with bars("images") as progress:
             extractor = registry.create("transfer", CHANNELS, dict(TRANSFER))
             reports = pipeline.ingest_screen(lake, screen, extractor, progress=progress)
-        show("", pl.DataFrame(reports).drop("source", "batch"))
+        show("", pl.DataFrame(reports).drop("source", "batch", "reason"))
         for recipe in ("center", RECIPE):
             report = correct(lake, "transfer", recipe)
             show(f"\n3. Corrected {report.wells} wells with {report.steps} ({report.outcome})", None)
