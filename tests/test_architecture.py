@@ -98,7 +98,9 @@ class Blocker:
         frame = sys._getframe(1)
         while "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
-        if frame.f_code.co_filename.startswith(home):
+        # Named by folder: through the link .venv, site-packages too lie below the repository.
+        ours = tuple(home + part for part in ("/warehouse/", "/extractors/", "/cli.py"))
+        if frame.f_code.co_filename.startswith(ours):
             asked.append(name)
         raise ModuleNotFoundError(f"blocked: {name}", name=name)
 

@@ -103,7 +103,7 @@ def commit_plate(
         if is_new:
             in_layout = set() if plate.layout is None else set(plate.layout["well"])
         else:
-            in_layout = _wells_in_layout(connection, plate.key)
+            in_layout = _wells_of(connection, "main.wells", plate.key)
         _write(connection, run, feature_set.name, plate, in_layout)
         known[plate.key] = plate.content_hash
         return "added" if present is None else "replaced"
@@ -113,8 +113,7 @@ def commit_plate(
 
 def _refuse_loss(connection: duckdb.DuckDBPyConnection, feature_set: str, plate: PlateData) -> None:
     """Stop a replacement that would take wells out: part of a plate, or a disk that is not there, is no new plate."""
-    wells = f"SELECT DISTINCT well FROM {relation(feature_set, 'wells')} WHERE {layouts.PLATE}"
-    held = {well for (well,) in connection.execute(wells, list(plate.key)).fetchall()}
+    held = _wells_of(connection, relation(feature_set, "wells"), plate.key)
     lost = sorted(held - set(plate.wells["well"]))
     if lost:
         message = (
@@ -227,18 +226,18 @@ def wells_without_layout(lake: Lake, feature_set: str, key: tuple[str, str, str]
     return int(str(lake.value(query, [feature_set, *key])))
 
 
-def _wells_in_layout(connection: duckdb.DuckDBPyConnection, key: tuple[str, str, str]) -> set[str]:
-    rows = connection.execute(f"SELECT well FROM main.wells WHERE {layouts.PLATE}", list(key)).fetchall()
+def _wells_of(connection: duckdb.DuckDBPyConnection, table: str, key: tuple[str, str, str]) -> set[str]:
+    """Return the wells of a plate that a table holds: `main.wells` for its layout, or those of a feature set."""
+    rows = connection.execute(f"SELECT well FROM {table} WHERE {layouts.PLATE}", list(key)).fetchall()
     return {well for (well,) in rows}
 
 
 def _recount(lake: Lake, key: tuple[str, str, str]) -> None:
     """Count the wells of every load of a plate anew, after its layout has changed."""
-    in_layout = _wells_in_layout(lake.connection, key)
+    in_layout = _wells_of(lake.connection, "main.wells", key)
     query = f"SELECT feature_set FROM main.plate_loads WHERE {layouts.PLATE}"
     for (feature_set,) in lake.connection.execute(query, list(key)).fetchall():
-        wells = f"SELECT well FROM {relation(feature_set, 'wells')} WHERE {layouts.PLATE}"
-        with_data = {well for (well,) in lake.connection.execute(wells, list(key)).fetchall()}
+        with_data = _wells_of(lake.connection, relation(feature_set, "wells"), key)
         lake.connection.execute(
             "UPDATE main.plate_loads SET wells_in_layout = ?, wells_without_data = ?, wells_without_layout = ? "
             f"WHERE {_LOAD}",

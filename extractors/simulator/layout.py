@@ -7,6 +7,7 @@ import polars as pl
 
 from extractors.simulator.phenotypes import PHENOTYPES, CellParameters, Phenotype, hill
 from extractors.simulator.settings import PLATE_SHAPES, SimulatorSettings, Stream
+from warehouse import wells
 
 SOURCE = "synthetic"
 VEHICLE = "DMSO"
@@ -74,8 +75,7 @@ def plate_name(batch: int, plate: int) -> str:
 
 def well_name(row: int, column: int) -> str:
     """Name of the well in a 0-based row and column: B02, AF48."""
-    letters = chr(ord("A") + row) if row < 26 else "A" + chr(ord("A") + row - 26)
-    return f"{letters}{column + 1:02d}"
+    return wells.well_name(row + 1, column + 1)
 
 
 def compounds(settings: SimulatorSettings) -> list[Compound]:

@@ -7,12 +7,13 @@ import numpy as np
 
 from extractors.simulator.phenotypes import PHENOTYPES
 from warehouse.errors import ScreenError
+from warehouse.wells import FORMATS
 
 #: Channels of every simulated image, in the order in which files and arrays hold them.
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 
 #: Rows and columns of the plates that can be simulated.
-PLATE_SHAPES = {96: (8, 12), 384: (16, 24), 1536: (32, 48)}
+PLATE_SHAPES = {size: FORMATS[size] for size in (96, 384, 1536)}
 
 #: Largest value of each pixel type, and how many photo-electrons one grey level stands for.
 PIXEL_TYPES = {"uint16": (65535, 1.0), "uint8": (255, 16.0)}
