@@ -145,7 +145,7 @@ def _store(
 ) -> None:
     score = evaluation.score
     connection.execute(
-        "INSERT INTO main.evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO main.evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         [
             uuid.uuid4().hex,
             evaluation.feature_set,

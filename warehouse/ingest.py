@@ -36,6 +36,9 @@ class PlateData:
         images_rejected: of them.
         cells_seen: cells found in the images that could be used.
         cells_rejected: of them.
+        profiles_seen: rows of an imported table of wells or fields; 0 where cells or images came.
+        profiles_rejected: of them.
+        arrival: names, sizes and times of the files it came from, as a hash; None where nobody looks at them.
     """
 
     key: tuple[str, str, str]
@@ -50,6 +53,9 @@ class PlateData:
     images_rejected: int = 0
     cells_seen: int = 0
     cells_rejected: int = 0
+    profiles_seen: int = 0
+    profiles_rejected: int = 0
+    arrival: str | None = None
 
 
 def loads(lake: Lake, feature_set: str) -> dict[tuple[str, str, str], str]:
@@ -168,7 +174,7 @@ def _write(
         layouts.insert(connection, "main.fields", plate.images.with_columns(keys))
     with_data = set(plate.wells["well"])
     connection.execute(
-        "INSERT INTO main.plate_loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO main.plate_loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             feature_set,
             source,
@@ -187,6 +193,9 @@ def _write(
             len(with_data - in_layout),
             run.run,
             now(),
+            plate.arrival,
+            plate.profiles_seen,
+            plate.profiles_rejected,
         ],
     )
 

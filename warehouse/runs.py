@@ -37,7 +37,7 @@ class Run:
         if self.run in recorded:
             return
         lake.connection.execute(
-            "INSERT INTO main.runs SELECT ?, ?, ?, ?, ?, ? "
+            "INSERT INTO main.runs (run, command, settings, code_version, username, started_at) SELECT ?, ?, ?, ?, ?, ? "
             "WHERE NOT EXISTS (SELECT 1 FROM main.runs WHERE run = ?)",
             [
                 self.run,
