@@ -234,15 +234,14 @@ def test_stored_fits_round_trip_exactly(lake):
 
 
 def test_refusals_leave_the_lake_as_it_was(lake):
-    key = ("s", "b2", "without")
-    data = random_plate(key, 7)
-    commit(lake, replace(data, layout=data.layout.with_columns(control_type=pl.lit("none"))), SET)
+    commit(lake, without_controls(("s", "b2", "without")), wide(4, "bare"))
     before = lake.snapshot()
     with pytest.raises(
         RecipeError,
-        match=r"standardize: plate 'without' of batch 'b2' of source 's' has 0 negative control\(s\), at least 2",
+        match=r"'standardize' can correct none of the 1 plates of feature set 'bare'; plate 'without': standardize: "
+        r"its plate has 0 negative control\(s\), at least 2 needed: mark its controls as negative",
     ):
-        correct(lake, "wide", "standardize")
+        correct(lake, "bare", "standardize")
     with pytest.raises(RecipeError, match="recipe 'none' needs no correction"):
         correct(lake, "wide", "none")
     with pytest.raises(
@@ -276,3 +275,55 @@ def test_reading_a_recipe_that_was_not_made_says_which_were(lake):
         match=r"has no recipe 'sphering' \(it has none, standardize\): make it with `wellhouse correct wide",
     ):
         profiles.read(lake, "wide", recipe="sphering")
+
+
+def without_controls(key):
+    data = random_plate(key, 7)
+    return replace(data, layout=data.layout.with_columns(control_type=pl.lit("none")), content_hash="without")
+
+
+def test_a_plate_without_controls_is_left_out_until_it_has_some(lake):
+    """It goes in and is named; the others are corrected as if it were not there, and it waits for nothing."""
+    key = ("s", "b2", "without")
+    alone = correct(lake, "wide", "standardize")
+    expected = corrected(lake, "standardize")
+    commit(lake, without_controls(key), SET)
+    report = correct(lake, "wide", "standardize")
+    assert (alone.outcome, report.outcome, report.wells) == ("fitted", "extended", 0)
+    assert report.plates_left_out == (
+        "without (standardize: its plate has 0 negative control(s), at least 2 needed)",
+    )
+    found = corrected(lake, "standardize")
+    assert found.keys() == expected.keys()
+    for well, profile in expected.items():
+        np.testing.assert_array_equal(found[well], profile)
+    assert lake.frame("SELECT * FROM main.recipe_left_out").rows() == [
+        ("wide", "standardize", *key, "standardize: its plate has 0 negative control(s), at least 2 needed")
+    ]
+    before = lake.snapshot()
+    again = correct(lake, "wide", "standardize")
+    assert (again.outcome, again.plates_left_out, lake.snapshot()) == (
+        "unchanged",
+        report.plates_left_out,
+        before,
+    )
+    # A step that is fitted on all wells of a plate needs no controls.
+    assert correct(lake, "wide", "standardize(on=all)").plates_left_out == ()
+    commit(lake, random_plate(key, 7, content="without"), SET)
+    mended = correct(lake, "wide", "standardize")
+    assert (mended.outcome, mended.plates_left_out, mended.wells) == ("extended", (), 10)
+    assert lake.value("SELECT count(*) FROM main.recipe_left_out WHERE recipe = 'standardize'") == 0
+    by_well = by_hand(random_plate(key, 7))
+    for (plate_name, well), profile in corrected(lake, "standardize", "without").items():
+        assert plate_name == "without"
+        np.testing.assert_allclose(profile, by_well[well], rtol=1e-5, atol=1e-6)
+
+
+def test_batch_without_controls_is_left_out_of_a_fit_by_batch(lake):
+    commit(lake, without_controls(("s", "b9", "p9")), SET)
+    assert correct(lake, "wide", "standardize(scope=batch)").plates_left_out == (
+        "p9 (standardize: its batch has 0 negative control(s), at least 2 needed)",
+    )
+    commit(lake, random_plate(("s", "b9", "p10"), 10), SET)
+    report = correct(lake, "wide", "standardize(scope=batch)")
+    assert (report.plates, report.plates_left_out) == (2, ())

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from builders import SMALL, TINY, commit, layout, new_lake, plate, profiles, small_lake, small_plate, state
 
-from warehouse import feature_sets, ingest, layouts
+from warehouse import feature_sets, ingest, layouts, quarantine
 from warehouse.errors import ProfileError, ScreenError, UnknownNameError
 from warehouse.runs import Run
 from warehouse.status import faults
@@ -69,9 +69,9 @@ def test_all_tables_of_a_plate(lake):
         ("tiny", "s", "b", "p", "A03", "f1", None, "no nuclei"),
         ("tiny", "s", "b", "p", "A04", None, None, "feature f1 is inf"),
     ]
-    assert lake.frame("SELECT * EXCLUDE (loaded_at) FROM main.plate_loads").rows() == [
-        ("tiny", "s", "b", "p", "h1", 5, 4, 1, 40, 36, 4, 3, 2, 1, 0, run.run)
-    ]
+    assert lake.frame(
+        "SELECT * EXCLUDE (loaded_at, arrival, profiles_seen, profiles_rejected) FROM main.plate_loads"
+    ).rows() == [("tiny", "s", "b", "p", "h1", 5, 4, 1, 40, 36, 4, 3, 2, 1, 0, run.run)]
     assert lake.frame("SELECT * EXCLUDE (created_at) FROM main.feature_sets").rows() == [
         ("tiny", "import", "1", None, "{}", [], 3, ["f1", "f2", "f3"], "well", "median", "mean", run.run)
     ]
@@ -205,11 +205,11 @@ def test_a_new_layout_with_new_content_is_replaced(lake):
 def test_relabel_plate(lake):
     commit(lake, plate(KEY, ONE, "h1", layout(KEY, PLAN[:1])))
     before, snapshot = state(lake), lake.snapshot()
-    assert ingest.relabel_plate(lake, Run("t", {}), KEY, None) == "unchanged"
-    assert ingest.relabel_plate(lake, Run("t", {}), KEY, layout(KEY, PLAN[:1])) == "unchanged"
+    assert ingest.relabel_plate(lake, Run("t", {}), "tiny", KEY, None) == "unchanged"
+    assert ingest.relabel_plate(lake, Run("t", {}), "tiny", KEY, layout(KEY, PLAN[:1])) == "unchanged"
     assert (state(lake), lake.snapshot()) == (before, snapshot)
     assert counts(lake) == [(1, 2, 0, 1)]
-    assert ingest.relabel_plate(lake, Run("t", {}), KEY, layout(KEY, PLAN)) == "relabelled"
+    assert ingest.relabel_plate(lake, Run("t", {}), "tiny", KEY, layout(KEY, PLAN)) == "relabelled"
     assert counts(lake) == [(3, 2, 1, 0)]
 
 
@@ -390,3 +390,74 @@ def test_a_replacement_that_would_lose_wells_is_refused(lake):
     assert (
         commit(lake, plate(KEY, ONE, "h3"), replace=False) == "replaced"
     )  # more wells than before lose none
+
+
+def test_every_commit_of_a_plate_stands_in_its_history(lake):
+    first, second = Run("t", {}), Run("t", {})
+    commit(lake, plate(KEY, ONE, "h1"), run=first)
+    held = lake.snapshot()
+    commit(lake, plate(KEY, ONE, "h1"), run=second)
+    commit(lake, plate(KEY, TWO, "h2"), run=second)
+    ingest.relabel_plate(lake, second, "tiny", KEY, layout(KEY, PLAN))
+    rows = lake.frame(
+        "SELECT outcome, content_hash, former_hash, former_snapshot, run FROM main.plate_history "
+        "ORDER BY happened_at"
+    ).rows()
+    assert rows == [
+        ("added", "h1", None, None, first.run),
+        ("replaced", "h2", "h1", held, second.run),
+        ("relabelled", "h2", "h2", held + 1, second.run),
+    ]
+    former = lake.frame(f"SELECT well, embedding FROM tiny.wells AT (VERSION => {held}) ORDER BY well").rows()
+    assert former == [(well, list(map(float, vector))) for well, vector in sorted(ONE.items())]
+
+
+def test_a_run_is_finished_with_its_counts_and_snapshots(lake):
+    run, idle = Run("ingest", {}), Run("ingest", {})
+    before = lake.snapshot()
+    commit(lake, plate(KEY, ONE, "h1"), run=run)
+    after = lake.snapshot()
+    run.finish(lake, {"plates_added": 1, "wells_in": 2})
+    commit(lake, plate(KEY, ONE, "h1"), run=idle)
+    idle.finish(lake, {"plates_unchanged": 1})
+    rows = lake.frame(
+        "SELECT run, outcome, snapshot_before, snapshot_after, counts, seconds >= 0 FROM main.runs"
+    ).rows()
+    assert rows == [(run.run, "done", before, after, '{"plates_added": 1, "wells_in": 2}', True)]
+    assert lake.snapshot() == after + 1
+
+
+def test_quarantine_holds_a_plate_until_it_is_in(lake):
+    run = Run("t", {})
+    before = lake.snapshot()
+    quarantine.put(lake, run, "tiny", KEY, "f1 is inf", job={"kind": "profiles"}, arrival="a1")
+    quarantine.put(lake, run, "tiny", KEY, "f2 is inf", job={"kind": "profiles"}, arrival="a2")
+    (held,) = quarantine.read(lake, KEY[2])
+    assert (held.feature_set, held.key, held.reason, held.arrival, held.tries) == (
+        "tiny",
+        KEY,
+        "f2 is inf",
+        "a2",
+        2,
+    )
+    assert held.job == {"kind": "profiles"}
+    with pytest.raises(UnknownNameError, match=r"unknown plate in quarantine 'x'. Known: p\."):
+        quarantine.read(lake, "x")
+    commit(lake, plate(KEY, ONE, "h1"), run=run)
+    assert quarantine.read(lake) == []
+    assert lake.snapshot() == before + 3
+    assert lake.frame("SELECT outcome FROM main.plate_history ORDER BY happened_at")["outcome"].to_list() == [
+        "quarantined", "quarantined", "added",
+    ]  # fmt: skip
+
+
+def test_files_that_were_only_touched_are_noted(lake):
+    data = replace(plate(KEY, ONE, "h1"), arrival="a1")
+    assert commit(lake, data) == "added"
+    snapshot = lake.snapshot()
+    assert commit(lake, data) == "unchanged"
+    assert lake.snapshot() == snapshot
+    assert commit(lake, replace(data, arrival="a2")) == "unchanged"
+    assert lake.value("SELECT arrival FROM main.plate_loads") == "a2"
+    assert ingest.relabel_plate(lake, Run("t", {}), "tiny", KEY, None, "a3") == "unchanged"
+    assert lake.value("SELECT arrival FROM main.plate_loads") == "a3"

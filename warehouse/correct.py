@@ -1,11 +1,12 @@
 """Correcting a feature set with a recipe: the fit is stored, and plates that come later are corrected with it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from warehouse import feature_sets, layouts, profiles, recipes, resources
 from warehouse.embeddings import to_column
@@ -17,6 +18,7 @@ from warehouse.runs import Run
 from warehouse.sqltext import expand, relation, statements
 
 _KEYS = ["source", "batch", "plate"]
+Plate = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class CorrectReport:
     features: int
     features_dropped: tuple[str, ...]
     constant_features: tuple[str, ...]
+    plates_left_out: tuple[str, ...]
     outcome: str
 
 
@@ -42,7 +45,8 @@ def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -
     """Write `wells__<recipe>`, its views and its fit, in one transaction.
 
     The first time the recipe is fitted on all wells of the feature set. Later calls correct the plates that
-    have come since with the stored fit and leave the others as they are; `refit` fits anew on everything.
+    have come since with the stored fit and leave the others as they are; `refit` fits anew on everything. A plate
+    that a step cannot be fitted on (it has no negative controls, say) is left out and named in `recipe_left_out`.
 
     Args:
         lake: open for writing.
@@ -54,7 +58,7 @@ def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -
         What was done; outcome `fitted`, `extended` or `unchanged`.
 
     Raises:
-        RecipeError: it cannot be fitted (a plate without controls, a missing element where a step refuses it).
+        RecipeError: it cannot be fitted (no plate has controls, a missing element where a step refuses it).
         UnknownNameError: no such feature set or step.
     """
     parsed = recipes.parse(recipe)
@@ -87,25 +91,35 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
             [target.name, recipe.slug],
         )
     )
-    chosen = np.ones(len(groups), dtype=bool)
-    if is_fitted and not refit:
-        chosen = _not_corrected(lake, target.name, recipe.slug, groups)
-    if not chosen.any():
+    lacking = recipes.lacking(recipe, groups)
+    able = ~_is_among(groups, lacking)
+    if not able.any():
+        plate, reason = next(iter(lacking.items()))
+        message = (
+            f"recipe {recipe.text!r} can correct none of the {len(lacking)} plates of feature set {target.name!r}; "
+            f"plate {plate[2]!r}: {reason}: mark its controls as negative in the layout, or use on=all"
+        )
+        raise RecipeError(message)
+    left_out = _left_out(lake, target.name, recipe.slug)
+    done = _corrected(lake, target.name, recipe.slug) if is_fitted and not refit else set()
+    chosen = able & ~_is_among(groups, done)
+    if not chosen.any() and left_out == lacking:
         left = profiles.find_recipe(lake, target, recipe.slug).feature_names
-        return _report(target, recipe, groups.clear(), None, "unchanged", left)
+        return _report(target, recipe, groups.clear(), None, "unchanged", left, lacking)
     # Where every plate was replaced, no profile is left to stay comparable with: that is a new fit.
-    fresh = bool(chosen.all())
+    fresh = bool((chosen | ~able).all())
     if fresh:
-        result = recipes.fit_transform(recipe, wells.matrix, groups, target.feature_names)
+        rows = groups.filter(pl.Series(able))
+        result = recipes.fit_transform(recipe, wells.matrix[able], rows, target.feature_names)
     else:
         stored = [
             fit
             for fit in _stored(lake, target.name, recipe.slug)
-            if (fit.source, fit.batch, fit.plate) not in _anew(groups, chosen)
+            if (fit.source, fit.batch, fit.plate) not in _anew(groups, chosen, done)
         ]
         rows = groups.filter(pl.Series(chosen))
         result = recipes.transform(recipe, wells.matrix[chosen], rows, stored, target.feature_names)
-    fitted_anew = _anew(groups, chosen)
+    fitted_anew = _anew(groups, chosen, done)
     groups = groups.filter(pl.Series(chosen))
     names = [name for name, kept in zip(target.feature_names, result.kept, strict=True) if kept]
     run = Run("correct", {"feature_set": target.name, "recipe": recipe.text, "refit": refit})
@@ -131,28 +145,54 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
         connection.unregister("anew")
         layouts.insert(connection, table, corrected)
         _store(connection, target.name, recipe, result)
+        _put_left_out(connection, target.name, recipe.slug, lacking)
 
     lake.transaction(work)
-    return _report(target, recipe, groups, result, "fitted" if fresh else "extended", names)
+    return _report(target, recipe, groups, result, "fitted" if fresh else "extended", names, lacking)
 
 
-def _not_corrected(lake: Lake, feature_set: str, recipe: str, groups: pl.DataFrame) -> np.ndarray:
+def _corrected(lake: Lake, feature_set: str, recipe: str) -> set[Plate]:
+    """Name the plates that stand in the recipe's table."""
     table = relation(feature_set, "wells", recipe)
-    present = lake.frame(f"SELECT DISTINCT source, batch, plate FROM {table}").with_columns(
-        there=pl.lit(True)
+    return set(lake.connection.execute(f"SELECT DISTINCT source, batch, plate FROM {table}").fetchall())
+
+
+def _left_out(lake: Lake, feature_set: str, recipe: str) -> dict[Plate, str]:
+    """Read which plates the recipe's table is known to lack, and why."""
+    rows = lake.connection.execute(
+        "SELECT source, batch, plate, reason FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?",
+        [feature_set, recipe],
+    ).fetchall()
+    return {(source, batch, plate): reason for source, batch, plate, reason in rows}
+
+
+def _put_left_out(
+    connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: str, lacking: dict[Plate, str]
+) -> None:
+    connection.execute(
+        "DELETE FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?", [feature_set, recipe]
     )
-    joined = groups.select(_KEYS).join(present, on=_KEYS, how="left", maintain_order="left")
-    return joined["there"].is_null().to_numpy()
+    if lacking:
+        rows = [(feature_set, recipe, *plate, reason) for plate, reason in sorted(lacking.items())]
+        columns = ("feature_set", "recipe", *_KEYS, "reason")
+        layouts.insert(connection, "main.recipe_left_out", pl.DataFrame(rows, schema=columns, orient="row"))
 
 
-def _anew(groups: pl.DataFrame, chosen: np.ndarray) -> set[tuple[str, str, str | None]]:
+def _is_among(groups: pl.DataFrame, plates: Collection[Plate]) -> NDArray[np.bool_]:
+    """Tell of each well whether its plate is among these."""
+    return np.array([plate in plates for plate in groups.select(_KEYS).iter_rows()], dtype=bool)
+
+
+def _anew(
+    groups: pl.DataFrame, chosen: NDArray[np.bool_], done: Collection[Plate]
+) -> set[tuple[str, str, str | None]]:
     """Name the plates that are fitted on themselves, and as (source, batch, None) the batches.
 
     A plate that is to be corrected was never fitted, or its wells were replaced. A batch keeps its fit while
     one of its plates stands corrected with it: the others stay comparable with that one.
     """
     plates = groups.select(_KEYS).filter(pl.Series(chosen)).unique().rows()
-    kept = set(groups.select("source", "batch").filter(pl.Series(~chosen)).unique().rows())
+    kept = {(source, batch) for source, batch, _ in done}
     batches = {(source, batch) for source, batch, _ in plates} - kept
     return set(plates) | {(source, batch, None) for source, batch in batches}
 
@@ -254,6 +294,7 @@ def _report(
     result: Corrected | None,
     outcome: str,
     left: Sequence[str],
+    lacking: dict[Plate, str],
 ) -> CorrectReport:
     kept = set(left)
     constant: set[int] = set()
@@ -269,5 +310,6 @@ def _report(
         len(kept),
         tuple(name for name in target.feature_names if name not in kept),
         tuple(target.feature_names[i] for i in sorted(constant)),
+        tuple(f"{plate[2]} ({reason})" for plate, reason in sorted(lacking.items())),
         outcome,
     )

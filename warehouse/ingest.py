@@ -7,7 +7,7 @@ from typing import Literal
 import duckdb
 import polars as pl
 
-from warehouse import feature_sets, layouts
+from warehouse import feature_sets, layouts, quarantine
 from warehouse.errors import ScreenError
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake, now
@@ -39,6 +39,7 @@ class PlateData:
         profiles_seen: rows of an imported table of wells or fields; 0 where cells or images came.
         profiles_rejected: of them.
         arrival: names, sizes and times of the files it came from, as a hash; None where nobody looks at them.
+        quality: rows of `main.field_quality`, or None where no image was measured.
     """
 
     key: tuple[str, str, str]
@@ -56,6 +57,7 @@ class PlateData:
     profiles_seen: int = 0
     profiles_rejected: int = 0
     arrival: str | None = None
+    quality: pl.DataFrame | None = None
 
 
 def loads(lake: Lake, feature_set: str) -> dict[tuple[str, str, str], str]:
@@ -95,9 +97,7 @@ def commit_plate(
         known = lake.remembered(f"loads of {feature_set.name}", lambda: loads(lake, feature_set.name))
         present = known.get(plate.key)
         if present == plate.content_hash:
-            if not relabelled:
-                lake.change_nothing()
-            return "relabelled" if relabelled else "unchanged"
+            return _unchanged(lake, run, feature_set.name, plate.key, plate.arrival, relabelled)
         run.record(lake)
         if present is not None:
             if not replace:
@@ -105,6 +105,8 @@ def commit_plate(
             _delete(lake, feature_set.name, plate.key)
         if not is_new and plate.images is not None:
             _delete_images(connection, plate.key, plate.images)
+        if not is_new and plate.quality is not None:
+            _delete_quality(connection, plate.key, plate.quality)
         # Of a plate that is new, the layout is known without reading it back.
         if is_new:
             in_layout = set() if plate.layout is None else set(plate.layout["well"])
@@ -112,7 +114,10 @@ def commit_plate(
             in_layout = _wells_of(connection, "main.wells", plate.key)
         _write(connection, run, feature_set.name, plate, in_layout)
         known[plate.key] = plate.content_hash
-        return "added" if present is None else "replaced"
+        outcome: Outcome = "added" if present is None else "replaced"
+        quarantine.release(lake, feature_set.name, plate.key)
+        _remember(lake, run, feature_set.name, plate.key, outcome, plate.content_hash, present)
+        return outcome
 
     return lake.transaction(work)
 
@@ -130,17 +135,62 @@ def _refuse_loss(connection: duckdb.DuckDBPyConnection, feature_set: str, plate:
         raise ScreenError(message)
 
 
-def relabel_plate(lake: Lake, run: Run, key: tuple[str, str, str], layout: pl.DataFrame | None) -> Outcome:
-    """Bring a plate's layout up to date where its profiles are in already."""
+def relabel_plate(
+    lake: Lake,
+    run: Run,
+    feature_set: str,
+    key: tuple[str, str, str],
+    layout: pl.DataFrame | None,
+    arrival: str | None = None,
+) -> Outcome:
+    """Bring a plate's layout, and what is known of its files, up to date where its profiles are in already."""
 
     def work(_: duckdb.DuckDBPyConnection) -> Outcome:
-        if layouts.put_plate(lake, run, key, layout):
+        relabelled = layouts.put_plate(lake, run, key, layout)
+        if relabelled:
             _recount(lake, key)
-            return "relabelled"
-        lake.change_nothing()
-        return "unchanged"
+        return _unchanged(lake, run, feature_set, key, arrival, relabelled)
 
     return lake.transaction(work)
+
+
+def _unchanged(
+    lake: Lake, run: Run, feature_set: str, key: tuple[str, str, str], arrival: str | None, relabelled: bool
+) -> Outcome:
+    """Note what is new about a plate whose profiles are the same: its layout, the times of its files, or nothing."""
+    query = f"SELECT arrival, content_hash FROM main.plate_loads WHERE {_LOAD}"
+    row = lake.connection.execute(query, [feature_set, *key]).fetchone()
+    touched = row is not None and arrival is not None and row[0] != arrival
+    held = (feature_set, key) in lake.remembered("quarantine", lambda: quarantine.keys(lake))
+    if not (relabelled or touched or held):
+        lake.change_nothing()
+        return "unchanged"
+    run.record(lake)
+    quarantine.release(lake, feature_set, key)
+    if touched:
+        lake.connection.execute(
+            f"UPDATE main.plate_loads SET arrival = ? WHERE {_LOAD}", [arrival, feature_set, *key]
+        )
+    if relabelled and row is not None:
+        _remember(lake, run, feature_set, key, "relabelled", row[1], row[1])
+    return "relabelled" if relabelled else "unchanged"
+
+
+def _remember(
+    lake: Lake,
+    run: Run,
+    feature_set: str,
+    key: tuple[str, str, str],
+    outcome: str,
+    content_hash: str | None,
+    former_hash: str | None,
+) -> None:
+    """Write what was done to a plate into its history; former content stays in the snapshot named there."""
+    former = None if former_hash is None else lake.snapshot()
+    lake.connection.execute(
+        "INSERT INTO main.plate_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [feature_set, *key, outcome, content_hash, former_hash, former, run.run, now()],
+    )
 
 
 def _delete(lake: Lake, feature_set: str, key: tuple[str, str, str]) -> None:
@@ -172,6 +222,8 @@ def _write(
         layouts.insert(connection, "main.rejections", rows)
     if plate.images is not None:
         layouts.insert(connection, "main.fields", plate.images.with_columns(keys))
+    if plate.quality is not None and len(plate.quality):
+        layouts.insert(connection, "main.field_quality", plate.quality.with_columns(keys))
     with_data = set(plate.wells["well"])
     connection.execute(
         "INSERT INTO main.plate_loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -268,3 +320,20 @@ def _delete_images(
         )
     finally:
         connection.unregister("images")
+
+
+def _delete_quality(
+    connection: duckdb.DuckDBPyConnection, key: tuple[str, str, str], quality: pl.DataFrame
+) -> None:
+    """Take out what was measured on these fields; on the whole plate, where no other feature set read its images."""
+    others = f"SELECT count(*) FROM main.plate_loads WHERE {layouts.PLATE} AND images_seen > 0"
+    row = connection.execute(others, list(key)).fetchone()
+    connection.register("measured", quality.select("well", "field"))
+    try:
+        connection.execute(
+            f"DELETE FROM main.field_quality WHERE {layouts.PLATE} AND (? = 0 OR (well, field) IN "
+            "(SELECT (well, field) FROM measured))",
+            [*key, 0 if row is None else row[0]],
+        )
+    finally:
+        connection.unregister("measured")

@@ -135,8 +135,9 @@ def refuse_waiting(lake: Lake, feature_set: str, fitted: FittedRecipe) -> None:
     corrected = f"SELECT DISTINCT source, batch, plate FROM {relation(feature_set, 'wells', fitted.name)}"
     waiting = lake.connection.execute(
         "SELECT plate FROM (SELECT source, batch, plate FROM main.plate_loads WHERE feature_set = ? AND wells_in > 0 "
-        f"EXCEPT {corrected}) ORDER BY plate",
-        [feature_set],
+        f"EXCEPT {corrected} EXCEPT SELECT source, batch, plate FROM main.recipe_left_out "
+        "WHERE feature_set = ? AND recipe = ?) ORDER BY plate",
+        [feature_set, feature_set, fitted.name],
     ).fetchall()
     if waiting:
         message = (

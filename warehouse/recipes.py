@@ -124,6 +124,36 @@ def transform(
     return _apply(recipe, X, groups, features, fits)
 
 
+def lacking(recipe: Recipe, groups: pl.DataFrame) -> dict[tuple[str, str, str], str]:
+    """Name the plates that a recipe cannot be fitted on: they, or their batch, have too few wells to fit a step.
+
+    Args:
+        recipe: the steps.
+        groups: one row a well with source, batch, plate and control_type.
+
+    Returns:
+        Plate to reason. A step that is fitted on the whole set leaves no plate out: it fits, or says why not.
+    """
+    found: dict[tuple[str, str, str], str] = {}
+    left = groups
+    for step in recipe.steps:
+        if step.scope == "all" or left.is_empty():
+            continue
+        by = KEYS[: {"plate": 3, "batch": 2}[step.scope]]
+        usable = pl.col("control_type") == "negative" if step.controls else pl.col("plate").is_not_null()
+        counts = left.with_columns(usable.sum().over(by).alias("usable"))
+        short = (
+            counts.filter(pl.col("usable") < step.minimum).select(*KEYS, "usable").unique(maintain_order=True)
+        )
+        kind = "negative control(s)" if step.controls else "well(s)"
+        for source, batch, plate, count in short.iter_rows():
+            found[source, batch, plate] = (
+                f"{step.name}: its {step.scope} has {count} {kind}, at least {step.minimum} needed"
+            )
+        left = left.join(short, on=KEYS, how="anti")
+    return found
+
+
 def _apply(
     recipe: Recipe,
     X: NDArray[np.floating],

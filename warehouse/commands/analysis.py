@@ -34,6 +34,8 @@ def correct(
                 f"note: {len(names)} features {what}: {', '.join(names[:5])}{', …' * (len(names) > 5)}",
                 err=True,
             )
+    for plate in report.plates_left_out:
+        typer.echo(f"note: plate left out: {plate}", err=True)
     print_records([report], as_json)
 
 
