@@ -37,6 +37,23 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class FieldQuality:
+    """What `extractors.quality` measures on one field; tuples run over the channels.
+
+    Args:
+        focus: slope of the power spectrum; None where it is not defined.
+        saturation: share of saturated pixels, 0 to 1; None where it is not defined.
+        foreground: share of the field's pixels inside the cells that were kept, 0 to 1.
+        cell_count: cells that were kept.
+    """
+
+    focus: tuple[float | None, ...]
+    saturation: tuple[float | None, ...]
+    foreground: float
+    cell_count: int
+
+
+@dataclass(frozen=True)
 class FieldSample:
     """One field of view, or one single-cell crop, ready for an extractor.
 
@@ -46,6 +63,7 @@ class FieldSample:
         cells: one row a cell, columns as in `CELL_GEOMETRY`.
         masks: nuclei and cells, or None where nothing was segmented (single-cell crops).
         is_crop: True where the image is one cell already cut out.
+        quality: what was measured on a whole field; extractors make no use of it.
     """
 
     pixels: np.ndarray
@@ -53,6 +71,7 @@ class FieldSample:
     cells: pl.DataFrame
     masks: Masks | None
     is_crop: bool
+    quality: FieldQuality | None = None
 
 
 class Extractor(Protocol):

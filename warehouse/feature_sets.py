@@ -11,7 +11,7 @@ from warehouse.errors import ProfileError
 from warehouse.lake import Lake, now
 from warehouse.names import unknown
 from warehouse.runs import Run
-from warehouse.sqltext import expand, is_plain_name, statements
+from warehouse.sqltext import UNCORRECTED, expand, is_plain_name, statements
 
 #: Schemas that are not feature sets.
 _RESERVED = {"main", "information_schema", "pg_catalog"}
@@ -163,7 +163,22 @@ def ensure(lake: Lake, feature_set: FeatureSet, run: Run) -> None:
 def create_views(connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: str, dim: int) -> None:
     """Make the views over `wells`, or over `wells__<recipe>`, in the order of their numbers."""
     for path in resources.files("sql", "feature_set"):
+        if recipe != "none" and resources.number_and_name(path)[1] in UNCORRECTED:
+            continue
         connection.execute(expand(path.read_text(encoding="utf-8"), feature_set, recipe, dim))
+
+
+def renew_views(lake: Lake) -> None:
+    """Make the views of all feature sets and recipes again, for a lake whose schema is brought up to date.
+
+    For use inside `Lake.transaction`.
+    """
+    made = lake.frame(
+        "SELECT feature_set, 'none' AS recipe, dim FROM main.feature_sets "
+        "UNION ALL SELECT feature_set, recipe, dim FROM main.recipes ORDER BY ALL"
+    )
+    for name, recipe, dim in made.iter_rows():
+        create_views(lake.connection, name, recipe, dim)
 
 
 def refuse_other(present: FeatureSet, wanted: FeatureSet) -> None:

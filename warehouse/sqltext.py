@@ -14,8 +14,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _RELATION = re.compile(r"\bfeature_set\.([a-z_]+)")
 _ELEMENTWISE = re.compile(r"\belementwise\((\w+), ([\w.]+)\)")
 
-#: Tables that hold what was measured, and so are there once, whatever the recipe.
-_UNCORRECTED = {"cells", "fields"}
+#: Relations that hold what was measured, and so are there once, whatever the recipe.
+UNCORRECTED = {"cells", "fields", "field_flags", "well_flags", "plate_flags"}
 
 
 def identifier(name: str) -> str:
@@ -35,7 +35,7 @@ def is_plain_name(name: str) -> bool:
 
 def relation(feature_set: str, table: str, recipe: str = "none") -> str:
     """Return the quoted `feature_set.table`, or `feature_set.table__recipe`."""
-    suffix = "" if recipe == "none" or table in _UNCORRECTED else f"__{recipe}"
+    suffix = "" if recipe == "none" or table in UNCORRECTED else f"__{recipe}"
     return f"{identifier(feature_set)}.{identifier(table + suffix)}"
 
 
