@@ -26,6 +26,11 @@ _PLATES = (
     "AND (source, batch, plate) IN (SELECT (source, batch, plate) FROM at_hand)"
 )
 
+_TEXTS: dict[str, pl.DataType] = {
+    name: pl.String() for name in ("source", "batch", "plate", "layout_hash", "run")
+}
+_PLATES_SCHEMA = {**_TEXTS, "added_at": pl.Datetime("us")}
+
 #: How many wells `put_layout` writes in one transaction: some hundred plates, and no long wait for other writers.
 WELLS_A_TRANSACTION = 131_072
 
@@ -133,17 +138,13 @@ def _put(
         check_batch(known, key)
     hashes = {key: None if wells is None else content(wells) for key, wells in given.items()}
     added = [key for key in given if key[::2] not in known]
-    changed = [
-        key
-        for key, wells in given.items()
-        if wells is not None and key[::2] in known and hashes[key] != known[key[::2]][1]
-    ]
-    wanted = {key: given[key] for key in (*added, *changed)}
+    wanted = {key: wells for key, wells in given.items() if wells is not None}
+    changed = [key for key in wanted if key[::2] in known and hashes[key] != known[key[::2]][1]]
     kept = removed = 0
     for key, held in _held(lake, changed).items():
-        layout = given[key]
-        lacking = held.head(0) if layout is None else held.join(layout, on="well", how="anti")
-        if replace or layout is None:
+        layout = wanted[key]
+        lacking = held.join(layout, on="well", how="anti")
+        if replace:
             removed += len(lacking)
             continue
         kept += len(lacking)
@@ -164,9 +165,8 @@ def _put(
     if changed:
         _take_out(lake, changed)
     rows = [(*key, hashes[key], run.run, now()) for key in (*added, *changed)]
-    schema = lake.frame("SELECT * FROM main.plates LIMIT 0").schema
-    insert(lake.connection, "main.plates", pl.DataFrame(rows, schema=schema, orient="row"))
-    parts = [wells for key in (*added, *changed) if (wells := wanted[key]) is not None]
+    insert(lake.connection, "main.plates", pl.DataFrame(rows, schema=_PLATES_SCHEMA, orient="row"))
+    parts = [wanted[key] for key in (*added, *changed) if key in wanted]
     if parts:
         wells = with_positions(pl.concat(parts)).with_columns(treatment_expression().alias("treatment"))
         order = ("source", "batch", "plate", "row_number", "column_number")

@@ -190,6 +190,22 @@ def column_expression(well: str = "well") -> pl.Expr:
     return pl.col(well).str.strip_chars().str.extract(r"^[A-Za-z]{1,2}([0-9]{1,3})$").cast(pl.Int64)
 
 
+def with_positions(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add `position` of the column `well` to any number of rows, as `row_number` and `column_number` (Int32).
+
+    Each distinct well is looked at once: a plate has at most 1,536 of them, a screen a million rows.
+
+    Raises:
+        ScreenError: a well is none, or lies beyond a 1536-well plate.
+    """
+    distinct = frame["well"].unique()
+    places = [position(well) for well in distinct]
+    schema = {"well": pl.String, "row_number": pl.Int32, "column_number": pl.Int32}
+    rows = [(well, *place) for well, place in zip(distinct, places, strict=True)]
+    known = pl.DataFrame(rows, schema=schema, orient="row")
+    return frame.join(known, on="well", how="left", maintain_order="left")
+
+
 def _letters(well: str) -> pl.Expr:
     text = pl.col(well).str.strip_chars()
     return text.str.extract(r"^([A-Za-z]{1,2})[0-9]{1,3}$").str.to_uppercase()

@@ -1,14 +1,16 @@
 """Reading what describes a screen: its images, what is in its wells, what is known of its compounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import polars as pl
 
+from warehouse import places
 from warehouse.errors import ScreenError
 from warehouse.names import unknown
-from warehouse.screens import bbbc021, checks, jump, plain, platemaps
+from warehouse.screens import bbbc021, checks, jump, jump_metadata, plain, platemaps
 from warehouse.screens.identity import settle
 from warehouse.screens.model import (
     ANNOTATIONS_SCHEMA,
@@ -21,6 +23,7 @@ from warehouse.screens.model import (
 )
 from warehouse.screens.paths import check_images, check_some_exist
 from warehouse.screens.plain import TEMPLATE_ANNOTATIONS, TEMPLATE_LAYOUT, TEMPLATE_MANIFEST, write_templates
+from warehouse.screens.remote import at_hand
 from warehouse.screens.table import TRACE, columns_of, read_table
 
 __all__ = [
@@ -45,26 +48,31 @@ FORMATS = ("auto", "plain", "jump", "bbbc021")
 
 _WANTED = {
     "manifest": "plate, well, field, channel, path (plain), FileName_Orig… (JUMP), Image_… (BBBC021)",
-    "layout": "plate, well, compound (plain), well_position (Broad), Image_Metadata_… (BBBC021)",
+    "layout": "plate, well, compound (plain), well_position (Broad; or well, with --compound-column), "
+    "Image_Metadata_… (BBBC021)",
     "annotations": "compound, kind, label (plain), broad_sample, moa (Broad), compound, moa (BBBC021)",
 }
 _READERS = {"plain": plain.manifest, "jump": jump.manifest, "bbbc021": bbbc021.manifest}
 
 
 def read_screen(
-    manifest: Path,
+    manifest: Path | str,
     *,
-    layout: Path | None = None,
-    annotations: Path | None = None,
-    images: Path | None = None,
+    layout: Path | str | None = None,
+    annotations: Path | str | None = None,
+    images: Path | str | None = None,
     source: str | None = None,
     batch: str | None = None,
     format: Format = "auto",
     channels: Sequence[str] | None = None,
     plate_size: int | None = None,
     compound_column: str | None = None,
+    must_exist: bool = True,
 ) -> Screen:
     """Read a screen and check it as a whole.
+
+    Tables and images may be on S3, given as text `s3://bucket/key`; the column `path` of the screen's manifest
+    holds such addresses then.
 
     Args:
         manifest: the table of images; for JUMP also a folder, of which every load_data.csv below is read.
@@ -79,10 +87,39 @@ def read_screen(
         plate_size: number of wells of every plate; None accepts up to 1536.
         compound_column: of a Broad platemap, the column that names the compound; None for broad_sample.
 
+        must_exist: refuse a manifest of which not one image is there.
+
     Raises:
         ScreenError: the first fault found, in one line.
+        PlaceError: S3 refuses what is on it.
+        LakeUnavailableError: S3 cannot be reached.
     """
+    images = images if images is None or places.is_remote(images) else Path(images)
     check_images(images)
+    with at_hand(manifest, layout, annotations) as (tables, named):
+        given = {"source": source, "batch": batch}
+        screen = _read(tables, images, given, format, channels, plate_size, compound_column, str(manifest))
+        root = images or (tables[0] if tables[0].is_dir() else tables[0].parent)
+        if named is not str:
+            paths = pl.Series("path", map(named, screen.manifest["path"]), dtype=pl.String)
+            notes = tuple(map(named, screen.notes))
+            screen = replace(screen, manifest=screen.manifest.with_columns(paths), notes=notes)
+    if must_exist:
+        check_some_exist(screen.manifest, named(str(root)), str(manifest))
+    return screen
+
+
+def _read(
+    tables: tuple[Path, Path | None, Path | None],
+    images: Path | str | None,
+    given: Mapping[str, str | None],
+    format: Format,
+    channels: Sequence[str] | None,
+    plate_size: int | None,
+    compound_column: str | None,
+    origin: str,
+) -> Screen:
+    manifest, layout, annotations = tables
     files = _manifest_files(manifest)
     parts, plans, notes = [], [], []
     for file in files:
@@ -101,20 +138,16 @@ def read_screen(
     labels = (
         empty(ANNOTATIONS_SCHEMA) if annotations is None else _annotation_rows(annotations, compound_column)
     )
-    rows, plan = settle(rows, plan, {"source": source, "batch": batch}, str(manifest))
+    rows, plan = settle(rows, plan, given, origin)
     rows = _with_sizes(rows, plan)
-    screen = Screen.validated(
+    return Screen.validated(
         _in_order(rows, MANIFEST_SCHEMA),
         _in_order(plan, LAYOUT_SCHEMA),
         _in_order(labels, ANNOTATIONS_SCHEMA),
-        origin=str(manifest),
+        origin=origin,
         plate_size=plate_size,
         notes=notes,
     )
-    check_some_exist(
-        screen.manifest, images or (manifest if manifest.is_dir() else manifest.parent), str(manifest)
-    )
-    return screen
 
 
 def read_layout(
@@ -128,7 +161,7 @@ def read_layout(
     compounds: Path | None = None,
     compound_column: str | None = None,
 ) -> pl.DataFrame:
-    """Read a layout alone: a plain CSV, JUMP's or the Broad's platemaps, or BBBC021's image CSV or crops.
+    """Read a layout alone: plain CSV, JUMP's metadata tables, the Broad's platemaps, BBBC021's image CSV or crops.
 
     Args:
         path: the file, or the folder that holds barcode_platemap.csv.
@@ -146,6 +179,8 @@ def read_layout(
     Raises:
         ScreenError: the first fault found, in one line.
     """
+    if jump_metadata.is_metadata(path):
+        return _whole_metadata(path, source, batch, compound_column).layout
     rows = _layout_rows(path, plates, compounds, compound_column, format)
     _, rows = settle(empty(MANIFEST_SCHEMA), rows, {"source": source, "batch": batch}, str(path))
     rows = normal_layout(_in_order(rows, LAYOUT_SCHEMA), plate_size, str(path))
@@ -169,9 +204,27 @@ def read_annotations(
     Raises:
         ScreenError: the first fault found, in one line.
     """
+    if jump_metadata.is_metadata(path):
+        return _whole_metadata(path, None, None, compound_column).annotations
     rows = _annotation_rows(path, compound_column, format)
     checks.check_annotations(rows, str(path))
     return rows.select(*ANNOTATIONS_SCHEMA)
+
+
+def _whole_metadata(
+    path: Path, source: str | None, batch: str | None, compound_column: str | None
+) -> jump_metadata.Metadata:
+    """Read JUMP's tables where every row must go in, as nothing here could tell of the others."""
+    found = jump_metadata.read(path, source=source, batch=batch, compound_column=compound_column)
+    if found.rejections.height:
+        row = found.rejections.row(0, named=True)
+        message = (
+            f"{path}, row {row['row']}: well {row['well']!r} of plate {row['plate']!r}: {row['reason']} (of "
+            f"{found.rejections.height} rows that cannot go in). Correct them, or take the tables in by "
+            "`wellhouse import-layout`, which leaves such rows out and counts them."
+        )
+        raise ScreenError(message)
+    return found
 
 
 def _manifest_files(manifest: Path) -> list[Path]:
@@ -208,6 +261,8 @@ def _layout_rows(
         table = read_table(path)
         columns = columns_of(table)
     name = _asked(format)
+    if name == "auto" and platemaps.is_platemap(columns, compound_column):
+        name = "jump"
     if name == "auto":
         kinds = (("jump", platemaps.is_layout), ("bbbc021", bbbc021.is_manifest), ("plain", _is_plain_layout))
         name = next((kind for kind, fits in kinds if fits(columns)), "auto")

@@ -33,7 +33,7 @@ def is_annotations(columns: Sequence[str]) -> bool:
 
 
 def manifest(
-    table: pl.DataFrame, path: Path, images: Path | None, channels: Sequence[str] | None
+    table: pl.DataFrame, path: Path, images: Path | str | None, channels: Sequence[str] | None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Read the image CSV (one row a field) or the table of crops (one row a cell).
 
@@ -59,7 +59,7 @@ def manifest(
 
 
 def _fields(
-    table: pl.DataFrame, path: Path, images: Path | None, read: Sequence[str]
+    table: pl.DataFrame, path: Path, images: Path | str | None, read: Sequence[str]
 ) -> tuple[pl.DataFrame, list[str]]:
     files = {stain: f"Image_FileName_{name}" for name, stain in CHANNELS.items()}
     folders = {stain: f"Image_PathName_{name}" for name, stain in CHANNELS.items()}
@@ -81,7 +81,7 @@ def _fields(
 
 
 def _crops(
-    table: pl.DataFrame, path: Path, images: Path | None, read: Sequence[str]
+    table: pl.DataFrame, path: Path, images: Path | str | None, read: Sequence[str]
 ) -> tuple[pl.DataFrame, list[str]]:
     check_columns(table, path, list(_IDS))
     origin = str(path)

@@ -22,7 +22,7 @@ def is_manifest(columns: Sequence[str]) -> bool:
 
 
 def manifest(
-    table: pl.DataFrame, path: Path, images: Path | None, channels: Sequence[str] | None
+    table: pl.DataFrame, path: Path, images: Path | str | None, channels: Sequence[str] | None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Read a load_data.csv: one row a site, one pair of columns a channel.
 
@@ -33,7 +33,7 @@ def manifest(
     Args:
         table: the file as text, from `read_table`.
         path: the file.
-        images: folder of the images; None takes the recorded folders as they are.
+        images: folder of the images, here or on S3; None takes the recorded folders as they are.
         channels: channels to read, in this order; None for all but brightfield ones.
 
     Returns:
@@ -78,7 +78,8 @@ def gallery_names(folder: Path, kind: str) -> tuple[str | None, str | None]:
     folder = absolute(folder)
     batch = folder.name if folder.parent.name == kind else None
     parts = folder.parts
-    at = parts.index("workspace") if "workspace" in parts else 0
+    # The last one: the tree may lie in a folder of that name.
+    at = len(parts) - 1 - parts[::-1].index("workspace") if "workspace" in parts else 0
     return (parts[at - 1] if at > 1 else None), batch
 
 
@@ -103,7 +104,7 @@ def _with_hints(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _split_url(table: pl.DataFrame, url: str, folder: str, file: str, origin: str) -> pl.DataFrame:
-    """Part ``file:///folder/name`` or a bare path into folder and file."""
+    """Part ``s3://bucket/folder/name``, ``file:///folder/name`` or a bare path into folder and file."""
     table = table.with_columns(slashed(url))
     refuse_urls(table, url, origin)
     return table.with_columns(

@@ -1,4 +1,7 @@
-"""Finding image files: below which root, in which folder, and never outside."""
+"""Finding image files: below which root, in which folder, and never outside.
+
+A root is a folder of this machine (a `Path`) or a prefix on S3 (text, `s3://bucket/prefix`).
+"""
 
 import os
 import posixpath
@@ -6,11 +9,13 @@ from pathlib import Path
 
 import polars as pl
 
+from warehouse import places
 from warehouse.errors import ScreenError
 from warehouse.screens.table import literal, refuse
 
 _URL = r"^[A-Za-z][A-Za-z0-9+.\-]+://"
-_ABSOLUTE = r"^(/|[A-Za-z]:)"
+_ABSOLUTE = r"^(/|[A-Za-z]:|s3://)"
+_ON_S3 = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+(/[^/]+)*/?$"
 
 
 def absolute(folder: Path) -> Path:
@@ -18,13 +23,13 @@ def absolute(folder: Path) -> Path:
     return Path(os.path.abspath(folder))  # noqa: PTH100  (Path.absolute keeps "..")
 
 
-def check_images(images: Path | None) -> None:
+def check_images(images: Path | str | None) -> None:
     """Refuse an images folder that is not there.
 
     Raises:
         ScreenError: naming the folder.
     """
-    if images is not None and not images.is_dir():
+    if images is not None and not places.is_folder(images):
         message = f"images folder {images}: there is no such folder. Correct the path."
         raise ScreenError(message)
 
@@ -35,17 +40,23 @@ def slashed(column: str) -> pl.Expr:
 
 
 def refuse_urls(table: pl.DataFrame, column: str, origin: str) -> None:
-    """Refuse addresses such as ``s3://…``: only files on disk are read.
+    """Refuse addresses such as ``https://…``, and those on S3 that no folder could hold.
 
     Raises:
         ScreenError: naming the row and the address.
     """
-    bad = table.filter(pl.col(column).str.contains(_URL))
-    says = f"{{{column}!r}} is an address, and only files are read"
+    is_s3 = pl.col(column).str.starts_with(places.SCHEME)
+    bad = table.filter(pl.col(column).str.contains(_URL) & ~is_s3)
+    says = f"{{{column}!r}} is an address, and only files are read, on disk or on s3://"
     refuse(bad, origin, says, "Copy the images to a folder and give that folder as images.")
+    tidy = pl.col(column).str.contains(_ON_S3) & ~pl.col(column).str.contains(r"/\.{1,2}(/|$)")
+    says = f"{{{column}!r}} is no address s3://bucket/key without empty names, '.' and '..' in the key"
+    refuse(table.filter(is_s3 & ~tidy), origin, says, "Correct it.")
 
 
-def resolve(table: pl.DataFrame, column: str, root: Path, images: Path | None, origin: str) -> pl.DataFrame:
+def resolve(
+    table: pl.DataFrame, column: str, root: Path | str, images: Path | str | None, origin: str
+) -> pl.DataFrame:
     """Make a column of paths absolute.
 
     A relative path is taken from `root` and must stay below it. An absolute path must lie below `images`
@@ -63,10 +74,11 @@ def resolve(table: pl.DataFrame, column: str, root: Path, images: Path | None, o
     """
     table = table.with_columns(slashed(column))
     refuse_urls(table, column, origin)
-    untidy = table.filter(pl.col(column).str.contains(r"//|(^|/)\.{1,2}(/|$)"))[column].unique()
+    is_local = ~pl.col(column).str.starts_with(places.SCHEME)
+    untidy = table.filter(is_local & pl.col(column).str.contains(r"//|(^|/)\.{1,2}(/|$)"))[column].unique()
     tidy = pl.Series([posixpath.normpath(path) for path in untidy], dtype=pl.String)
     path = pl.col(column).replace(untidy, tidy) if untidy.len() else pl.col(column)
-    home = absolute(root).as_posix().rstrip("/")
+    home = _home(root)
     out = table.with_columns(path.alias("__path"), pl.col(column).str.contains(_ABSOLUTE).alias("__absolute"))
     outside = out.filter(~pl.col("__absolute") & pl.col("__path").str.contains(r"^\.\.?(/|$)"))
     refuse(
@@ -76,7 +88,9 @@ def resolve(table: pl.DataFrame, column: str, root: Path, images: Path | None, o
         "Give a path to a file below that folder.",
     )
     if images is not None:
-        bounds = {absolute(images).as_posix().rstrip("/"), images.resolve().as_posix().rstrip("/")}
+        bounds = {_home(images)}
+        if isinstance(images, Path):
+            bounds.add(images.resolve().as_posix().rstrip("/"))
         below = pl.any_horizontal(pl.col("__path").str.starts_with(f"{bound}/") for bound in sorted(bounds))
         stray = out.filter(pl.col("__absolute") & ~below)
         remedy = "Give a path below it, or another images folder."
@@ -85,8 +99,12 @@ def resolve(table: pl.DataFrame, column: str, root: Path, images: Path | None, o
     return out.with_columns(full.alias(column)).drop("__path", "__absolute")
 
 
-def locate(folder: str, root: Path, probe: str | None) -> str:
-    """Find a folder that was named on another machine, below a root on this one.
+def _home(root: Path | str) -> str:
+    return (absolute(root).as_posix() if isinstance(root, Path) else places.located(root)).rstrip("/")
+
+
+def locate(folder: str, root: Path | str, probe: str | None) -> str:
+    """Find a folder that was named on another machine, below a root on this one or on S3.
 
     The rule: the longest ending of `folder` that is a folder below `root`; failing that `root` itself, if
     the file `probe` lies directly in it; failing that the whole of `folder` below `root`, so that its
@@ -94,25 +112,27 @@ def locate(folder: str, root: Path, probe: str | None) -> str:
 
     Args:
         folder: the folder as recorded, with forward slashes.
-        root: the images folder here.
+        root: the images folder.
         probe: the name of one file of that folder.
 
     Returns:
-        An absolute path with forward slashes.
+        An absolute path with forward slashes, or an address on S3.
     """
-    home = absolute(root)
+    home = _home(root) or "/"
+    if isinstance(root, str) and f"{folder.rstrip('/')}/".startswith(f"{home}/"):
+        return folder.rstrip("/")
     parts = [part for part in folder.split("/") if part not in ("", ".") and not part.endswith(":")]
     for start in range(len(parts)):
-        candidate = home.joinpath(*parts[start:])
-        if candidate.is_dir():
-            return candidate.as_posix()
-    if probe is not None and (home / probe).is_file():
-        return home.as_posix()
-    return home.joinpath(*parts).as_posix()
+        candidate = places.join(home, "/".join(parts[start:]))
+        if places.is_folder(candidate):
+            return candidate
+    if probe is not None and places.entry(places.join(home, probe)) is not None:
+        return home
+    return places.join(home, "/".join(parts)) if parts else home
 
 
 def join_folders(
-    table: pl.DataFrame, folder: str, file: str, path: str, root: Path, images: Path | None, origin: str
+    table: pl.DataFrame, folder: str, file: str, path: str, root: Path, images: Path | str | None, origin: str
 ) -> pl.DataFrame:
     """Put folder and file columns together into a column of absolute paths, by `locate`.
 
@@ -143,13 +163,13 @@ def join_folders(
     return joined.with_columns(pl.concat_str("__folder", pl.lit("/"), file).alias(path)).drop("__folder")
 
 
-def _place(folder: str, root: Path, images: Path | None, probe: str | None) -> str:
-    if images is None and (folder.startswith("/") or folder[1:2] == ":"):
+def _place(folder: str, root: Path, images: Path | str | None, probe: str | None) -> str:
+    if images is None and (folder.startswith(("/", places.SCHEME)) or folder[1:2] == ":"):
         return folder.rstrip("/")
     return locate(folder, images or root, probe)
 
 
-def check_some_exist(manifest: pl.DataFrame, root: Path, origin: str) -> None:
+def check_some_exist(manifest: pl.DataFrame, root: Path | str, origin: str) -> None:
     """Refuse a manifest of which not one file is there: then the folder is wrong, not the files.
 
     Single missing files are no error here; they are recorded field by field when images are read.
@@ -160,10 +180,16 @@ def check_some_exist(manifest: pl.DataFrame, root: Path, origin: str) -> None:
     paths = manifest["path"].unique(maintain_order=True)
     # Folder by folder: where none is there, a wrong root is told without asking for every file.
     by_folder = pl.DataFrame({"path": paths, "folder": paths.str.extract("^(.*/)")}).partition_by("folder")
-    there = [part for part in by_folder if Path(part["folder"][0]).is_dir()]
-    if not any(Path(path).is_file() for part in there for path in part["path"]):
+    if not any(_holds_one(part["folder"][0].rstrip("/"), part["path"]) for part in by_folder):
         message = (
             f"{origin}: none of the {paths.len()} image files is there; looked below {root}, "
             f"first for {paths[0]}. Is the images folder right?"
         )
         raise ScreenError(message)
+
+
+def _holds_one(folder: str, paths: pl.Series) -> bool:
+    if places.is_remote(folder):  # one listing, for a question a file is slow there
+        there = {entry.location for entry in places.listing(folder, recursive=False, missing_ok=True)}
+        return any(path in there for path in paths)
+    return Path(folder or "/").is_dir() and any(Path(path).is_file() for path in paths)

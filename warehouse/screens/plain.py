@@ -85,7 +85,7 @@ def is_manifest(columns: Sequence[str]) -> bool:
 
 
 def manifest(
-    table: pl.DataFrame, path: Path, images: Path | None, channels: Sequence[str] | None
+    table: pl.DataFrame, path: Path, images: Path | str | None, channels: Sequence[str] | None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Read a plain manifest, long (channel, path, plane) or wide (path_DNA, plane_DNA, …).
 

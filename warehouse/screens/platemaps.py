@@ -22,6 +22,8 @@ from warehouse.screens.table import (
 
 BARCODES = "barcode_platemap.csv"
 _BARCODE, _MAP = "Assay_Plate_Barcode", "Plate_Map_Name"
+# Tables of barcodes that name their columns and themselves a little differently, with the platemaps beside them.
+_BARCODE_NAMES = {"barcode": _BARCODE, "platemap_file": _MAP}
 _WELL, _SAMPLE, _CONTROL = "well_position", "broad_sample", "control_type"
 _SUFFIXES = (".txt", ".tsv", ".csv", ".txt.gz", ".tsv.gz", ".csv.gz")
 
@@ -45,7 +47,12 @@ _CONTROLS = {
 
 def is_layout(columns: Sequence[str]) -> bool:
     """Tell whether these are columns of a platemap or of a table of barcodes."""
-    return _WELL in columns or {_BARCODE, _MAP} <= set(columns)
+    return _WELL in columns or _is_barcodes(columns)
+
+
+def is_platemap(columns: Sequence[str], compound_column: str | None) -> bool:
+    """Tell whether these are columns of a platemap in which `compound_column` says what is in the wells."""
+    return compound_column in columns and "well" in columns and "plate" not in columns
 
 
 def is_annotations(columns: Sequence[str]) -> bool:
@@ -73,7 +80,7 @@ def layout(
         ScreenError: naming the file, the row and the value.
     """
     controls = None if compounds is None else _controls(read_table(compounds), str(compounds))
-    if path.is_file() and _BARCODE not in (table := read_table(path)).columns:
+    if path.is_file() and not _is_barcodes((table := read_table(path)).columns):
         if not plates:
             message = (
                 f"{path}: a platemap alone does not say for which plates. Give the folder with {BARCODES}."
@@ -109,7 +116,7 @@ def annotations(path: Path, compound_column: str | None) -> pl.DataFrame:
     Raises:
         ScreenError: naming the file and the column.
     """
-    if path.is_file() and _BARCODE not in (table := read_table(path)).columns:
+    if path.is_file() and not _is_barcodes((table := read_table(path)).columns):
         tables = [(path, table)]
     else:
         named = [(file, plate, name) for file in _barcode_files(path) for plate, name in _barcodes(file)]
@@ -147,15 +154,33 @@ def annotations(path: Path, compound_column: str | None) -> pl.DataFrame:
 def _barcode_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = [path / BARCODES] if (path / BARCODES).is_file() else sorted(path.glob(f"*/{BARCODES}"))
+    here = [path / BARCODES] if (path / BARCODES).is_file() else _barcodes_named_otherwise(path)
+    found = here or sorted(path.glob(f"*/{BARCODES}"))
     if not found:
         message = f"{path}: no {BARCODES} here or one folder below. Give the folder that holds it."
         raise ScreenError(message)
     return found
 
 
+def _barcodes_named_otherwise(folder: Path) -> list[Path]:
+    stem = BARCODES.removesuffix(".csv")
+    return sorted(
+        file
+        for file in folder.glob("*")
+        if file.name.casefold().startswith(stem)
+        and file.name.casefold().endswith(_SUFFIXES)
+        and file.is_file()
+    )
+
+
+def _is_barcodes(columns: Sequence[str]) -> bool:
+    return {_BARCODE, _MAP} <= set(columns) or set(_BARCODE_NAMES) <= set(columns)
+
+
 def _barcodes(path: Path) -> list[tuple[str, str]]:
     table = read_table(path)
+    if set(_BARCODE_NAMES) <= set(table.columns):
+        table = table.rename(_BARCODE_NAMES)
     check_columns(table, path, [_BARCODE, _MAP])
     for name in (_BARCODE, _MAP):
         refuse(
@@ -180,13 +205,15 @@ def _barcodes(path: Path) -> list[tuple[str, str]]:
 
 
 def _names(barcodes: Path) -> tuple[str | None, str | None]:
-    """Source and batch as the gallery's folders say; the batch is always the folder of the barcodes."""
+    """Source and batch as the gallery's folders say; the batch is the folder of the barcodes, if it names one."""
     source, _ = gallery_names(barcodes.parent, "platemaps")
-    return source, barcodes.resolve().parent.name
+    folder = barcodes.resolve().parent.name
+    return source, None if folder == "platemaps" else folder
 
 
 def _platemap(barcodes: Path, plate: str, name: str) -> tuple[Path, pl.DataFrame]:
     folder = barcodes.parent / "platemap"
+    folder = folder if folder.is_dir() else barcodes.parent
     found = [file for suffix in ("", *_SUFFIXES) if (file := folder / f"{name}{suffix}").is_file()]
     if not found:
         message = (
@@ -204,7 +231,9 @@ def _platemap(barcodes: Path, plate: str, name: str) -> tuple[Path, pl.DataFrame
 def _compound(table: pl.DataFrame, file: Path, column: str | None) -> pl.Expr:
     column = column or _SAMPLE
     if column not in table.columns:
-        message = f"{file}: {unknown(column, 'compound column', columns_of(table))}"
+        message = (
+            f"{file}: {unknown(column, 'compound column', columns_of(table))} Name it with --compound-column."
+        )
         raise ScreenError(message)
     return pl.col(column).replace("NA", None).alias("compound")
 
@@ -212,7 +241,8 @@ def _compound(table: pl.DataFrame, file: Path, column: str | None) -> pl.Expr:
 def _wells(
     table: pl.DataFrame, file: Path, column: str | None, controls: pl.DataFrame | None
 ) -> pl.DataFrame:
-    check_columns(table, file, [_WELL])
+    well = "well" if "well" in table.columns and _WELL not in table.columns else _WELL
+    check_columns(table, file, [well])
     origin = str(file)
     if not table.height:
         message = f"{file}: the platemap has no wells. List one well a row."
@@ -220,7 +250,7 @@ def _wells(
     dose = next((name for name in _DOSES if name in table.columns), None)
     if dose is not None:
         table = numbers(table.with_columns(pl.col(dose).replace("NA", None)), dose, origin)
-    rows = table.with_columns(_compound(table, file, column), pl.col(_WELL).alias("well"))
+    rows = table.with_columns(_compound(table, file, column), pl.col(well).alias("well"))
     if _CONTROL in table.columns:
         rows = _with_control_types(rows, origin)
     elif controls is not None and _SAMPLE in table.columns:
