@@ -8,7 +8,7 @@ import pytest
 from builders import SMALL, TINY, commit, layout, new_lake, plate, profiles, small_lake, small_plate, state
 
 from warehouse import feature_sets, ingest, layouts, quarantine
-from warehouse.errors import ProfileError, ScreenError, UnknownNameError
+from warehouse.errors import LakeUnavailableError, ProfileError, ScreenError, UnknownNameError
 from warehouse.runs import Run
 from warehouse.status import faults
 
@@ -108,8 +108,9 @@ def test_cells_fields_and_images_of_a_plate(lake):
     )
     by_cell = replace(TINY, name="by_cell", entry_level="cell")
     data = replace(
-        plate(KEY, {"A01": (2.0, 3.0, 4.0)}), cells=[cells[:1], cells[1:]], fields=fields, images=images
-    )
+        plate(KEY, {"A01": (2.0, 3.0, 4.0)}), cells=[cells[:1], cells[1:]], fields=fields, images=images,
+        images_seen=1, cells_seen=2,
+    )  # fmt: skip
     assert commit(lake, data, by_cell) == "added"
     assert lake.frame(
         "SELECT well, field, cell, x_px, y_px, is_border, embedding FROM by_cell.cells ORDER BY cell"
@@ -127,7 +128,8 @@ def test_cells_fields_and_images_of_a_plate(lake):
         ("A01", "1", None, ["d2"])
     ]
     # Replacing takes cells and fields of this feature set out, and of no other.
-    fewer = replace(data, content_hash="h2", cells=[cells[:1]])
+    one = fields.with_columns(cell_count=pl.lit(1, dtype=pl.Int32))
+    fewer = replace(data, content_hash="h2", cells=[cells[:1]], fields=one, cells_seen=1)
     assert commit(lake, fewer, by_cell) == "replaced"
     assert lake.value("SELECT count(*) FROM by_cell.cells") == 1
     assert lake.value("SELECT count(*) FROM other.cells") == 2
@@ -229,7 +231,7 @@ def test_wells_without_layout_and_without_data_are_counted(tmp_path):
 
 def test_a_plate_without_profiles_is_in_with_its_reasons(lake):
     rejected = [(well, None, None, "no nuclei") for well, *_ in PLAN]
-    data = plate(KEY, {}, "h1", layout(KEY, PLAN), rejected, images_seen=3, images_rejected=3)
+    data = plate(KEY, {}, "h1", layout(KEY, PLAN), rejected, profiles_seen=3, profiles_rejected=3)
     assert commit(lake, data) == "added"
     assert counts(lake) == [(3, 0, 3, 0)]
     assert lake.value("SELECT count(*) FROM main.rejections") == 3
@@ -327,7 +329,9 @@ def test_an_error_in_the_middle_leaves_everything_as_it_was(lake, present):
             return cut_short()
 
     changed = plate(KEY, TWO, "h2", layout(KEY, PLAN[:1]), [("A09", None, None, "x")])
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        LakeUnavailableError, match=r"disk is full, or fails \(No space left on device\); nothing was"
+    ):
         commit(lake, replace(changed, cells=CutShort()))
     with pytest.raises(duckdb.Error, match="colour"):
         commit(lake, replace(changed, rejections=changed.rejections.with_columns(colour=1)))

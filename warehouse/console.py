@@ -12,6 +12,9 @@ from warehouse.errors import WellhouseError
 if TYPE_CHECKING:
     import polars as pl
 
+    from warehouse.nights.config import NightConfig
+    from warehouse.nights.night import Night
+    from warehouse.nights.plan import Plan
     from warehouse.status import Status
 
 
@@ -107,7 +110,8 @@ def print_step(text: str, table: "pl.DataFrame | None" = None) -> None:
 
 def print_status(state: "Status", as_json: bool) -> None:
     """Print the state of a lake: counts, then a table each for feature sets, recipes, rejections and faults."""
-    frames = {"feature_sets": state.feature_sets, "recipes": state.recipes, "rejections": state.rejections}
+    names = ("feature_sets", "recipes", "rejections", "quarantine", "runs")
+    frames = {name: getattr(state, name) for name in names}
     if as_json:
         faults = {name: rows.to_dicts() for name, rows in state.faults.items()}
         tables = {name: frame.to_dicts() for name, frame in frames.items()}
@@ -128,6 +132,52 @@ def print_status(state: "Status", as_json: bool) -> None:
     print("checks: " + ("all pass" if not state.faults else f"FAULTS in {', '.join(state.faults)}"))
     for name, rows in state.faults.items():
         print_answer(None, False, rows, title=name)
+
+
+def print_plan(plan: "Plan", config: "NightConfig", as_json: bool) -> None:
+    """Print what a night would do: plates to take in and plates that wait, then the steps that follow."""
+    import polars as pl
+
+    table = plan.frame()
+    rows = [
+        (step, after.feature_set, ", ".join(recipes))
+        for after in config.after
+        for step, recipes in (
+            ("correct", after.recipes),
+            ("index", after.index),
+            ("evaluate", after.evaluate),
+        )
+        if recipes
+    ]
+    steps = pl.DataFrame(rows, schema=("step", "feature_set", "recipes"), orient="row")
+    document = {"plan": table.to_dicts(), "done": plan.done, "held": plan.held, "steps": steps.to_dicts()}
+    print_answer(document, as_json, table)
+    if not as_json:
+        print(f"{plan.done} are in already, {plan.held} are in quarantine and have not changed")
+        print_answer(None, False, steps, title="then, where anything changed")
+
+
+def print_night(night: "Night", path: str, as_json: bool) -> None:
+    """Print how a night went; where a part of it failed the command then ends with 1.
+
+    Raises:
+        SystemExit: a plate went into quarantine, a step failed, or a check found a fault.
+    """
+    import polars as pl
+
+    from warehouse.nights.report import document, headline
+
+    rows = [
+        (result.step, result.item, result.outcome, result.detail, result.seconds)
+        for result in night.results
+        if result.outcome != "unchanged"
+    ]
+    names = ("step", "item", "outcome", "detail", "seconds")
+    print_answer({**document(night), "report": path}, as_json, pl.DataFrame(rows, schema=names, orient="row"))
+    if not as_json:
+        print(f"{headline(night)}\nreport {path}")
+    if not night.is_good:
+        sys.exit(1)
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -41,7 +41,9 @@ class _ChangedMeanwhileError(Exception):
     """Plates came in between the reading of wells and the commit of their correction."""
 
 
-def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -> CorrectReport:
+def correct(
+    lake: Lake, feature_set: str, recipe: str, *, refit: bool = False, run: Run | None = None
+) -> CorrectReport:
     """Write `wells__<recipe>`, its views and its fit, in one transaction.
 
     The first time the recipe is fitted on all wells of the feature set. Later calls correct the plates that
@@ -53,6 +55,7 @@ def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -
         feature_set: its name.
         recipe: steps, as `mad_robustize+sphering(lambda=0.01)`.
         refit: fit again.
+        run: that this belongs to; None for one of its own.
 
     Returns:
         What was done; outcome `fitted`, `extended` or `unchanged`.
@@ -66,18 +69,22 @@ def correct(lake: Lake, feature_set: str, recipe: str, *, refit: bool = False) -
         message = "recipe 'none' needs no correction: the profiles as they came in have that name already"
         raise RecipeError(message)
     target = feature_sets.find(lake, feature_set)
+    own = Run("correct", {"feature_set": target.name, "recipe": parsed.text, "refit": refit})
     for _ in range(5):
         try:
-            return _correct(lake, target, parsed, refit)
+            report = _correct(lake, target, parsed, refit, run or own)
         except _ChangedMeanwhileError:
             continue
+        if run is None:
+            own.finish(lake, {"plates": report.plates, "wells": report.wells})
+        return report
     message = (
         f"feature set {feature_set!r} kept changing while it was corrected: try again when ingestion rests"
     )
     raise RecipeError(message)
 
 
-def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> CorrectReport:
+def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool, run: Run) -> CorrectReport:
     before = profiles.fingerprint(lake, target.name, recipe.slug)
     wells = profiles.read(lake, target.name, level="well")
     if wells.rows.is_empty():
@@ -122,7 +129,6 @@ def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool) -> Cor
     fitted_anew = _anew(groups, chosen, done)
     groups = groups.filter(pl.Series(chosen))
     names = [name for name, kept in zip(target.feature_names, result.kept, strict=True) if kept]
-    run = Run("correct", {"feature_set": target.name, "recipe": recipe.text, "refit": refit})
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         if profiles.fingerprint(lake, target.name, recipe.slug) != before:

@@ -1,5 +1,6 @@
 """Scoring feature sets: read a level, call the metrics of the registry, write `evaluations`."""
 
+import hashlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from warehouse import metrics, profiles
+from warehouse import __version__, metrics, profiles
+from warehouse import feature_sets as feature_sets_of
 from warehouse.errors import EvaluationError
 from warehouse.lake import Lake, now
 from warehouse.metrics import Metric, Score
@@ -51,6 +53,7 @@ def evaluate(
     recipe: str = "none",
     labels: str = "moa",
     where: str | None = None,
+    run: Run | None = None,
 ) -> list[Evaluation]:
     """Score feature sets and store the scores in `evaluations`, in one transaction.
 
@@ -61,6 +64,7 @@ def evaluate(
         recipe: steps or name of a recipe that was fitted, or `none`.
         labels: kind of annotation that metrics with labels go by.
         where: an SQL predicate over the level that a metric reads (wells or treatments).
+        run: that this belongs to; None for one of its own.
 
     Returns:
         One evaluation a feature set and metric, in the order asked for.
@@ -75,6 +79,7 @@ def evaluate(
     made = []
     with lake.reading():
         snapshot = lake.snapshot()
+        marks = {name: _fingerprint(lake, name, recipe) for name in feature_sets}
         for feature_set in feature_sets:
             read: dict[str, Profiles] = {}
             for metric in chosen:
@@ -84,15 +89,48 @@ def evaluate(
                     )
                 made.append(_score(metric, read[metric.level], recipe, labels, snapshot))
     settings = {"feature_sets": list(feature_sets), "recipe": recipe, "labels": labels, "where": where}
-    run = Run("evaluate", {**settings, "metrics": list(names)})
+    own = Run("evaluate", {**settings, "metrics": list(names)})
+    run = run or own
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         run.record(lake)
         for evaluation in made:
-            _store(connection, evaluation, run, where)
+            _store(connection, evaluation, run, where, marks[evaluation.feature_set])
 
     lake.transaction(work)
+    if run is own:
+        run.finish(lake, {"evaluations": len(made)})
     return made
+
+
+def scored(
+    lake: Lake,
+    feature_set: str,
+    metric: str,
+    *,
+    recipe: str = "none",
+    labels: str = "moa",
+    where: str | None = None,
+) -> bool:
+    """Tell whether a metric was computed on the profiles, layouts and labels as they are now, by this version."""
+    target = feature_sets_of.find(lake, feature_set)
+    kind = labels if "labels" in metrics.get(metric).needs else None
+    query = (
+        "SELECT count(*) FROM main.evaluations WHERE feature_set = ? AND recipe = ? AND metric = ? "
+        "AND label_kind IS NOT DISTINCT FROM ? AND json_extract_string(parameters, 'where') IS NOT DISTINCT FROM ? AND fingerprint = ?"
+    )
+    slug = profiles.find_recipe(lake, target, recipe).name
+    mark = _fingerprint(lake, feature_set, recipe)
+    return bool(lake.value(query, [feature_set, slug, metric, kind, where, mark]))
+
+
+def _fingerprint(lake: Lake, feature_set: str, recipe: str) -> str:
+    """Hash all that decides a score: the profiles, their layouts, the labels, and the code."""
+    target = feature_sets_of.find(lake, feature_set)
+    slug = profiles.find_recipe(lake, target, recipe).name
+    labels = lake.connection.execute("SELECT * FROM main.annotations ORDER BY ALL").fetchall()
+    parts = (profiles.fingerprint(lake, feature_set, slug), labels, __version__)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _score(metric: Metric, table: Profiles, recipe: str, labels: str, snapshot: int) -> Evaluation:
@@ -141,11 +179,11 @@ def _values(need: str, rows: pl.DataFrame, labels: str) -> list[object]:
 
 
 def _store(
-    connection: duckdb.DuckDBPyConnection, evaluation: Evaluation, run: Run, where: str | None
+    connection: duckdb.DuckDBPyConnection, evaluation: Evaluation, run: Run, where: str | None, mark: str
 ) -> None:
     score = evaluation.score
     connection.execute(
-        "INSERT INTO main.evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        "INSERT INTO main.evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             uuid.uuid4().hex,
             evaluation.feature_set,
@@ -160,6 +198,7 @@ def _store(
             evaluation.snapshot,
             run.run,
             now(),
+            mark,
         ],
     )
 

@@ -8,7 +8,7 @@ import duckdb
 import polars as pl
 
 from warehouse import feature_sets, layouts, quarantine
-from warehouse.errors import ScreenError
+from warehouse.errors import ProfileError, ScreenError
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake, now
 from warehouse.runs import Run
@@ -92,8 +92,6 @@ def commit_plate(
         feature_sets.ensure(lake, feature_set, run)
         is_new = plate.key[::2] not in lake.remembered("plates", lambda: layouts.plates(lake))
         relabelled = layouts.put_plate(lake, run, plate.key, plate.layout)
-        if relabelled and not is_new:
-            _recount(lake, plate.key)
         known = lake.remembered(f"loads of {feature_set.name}", lambda: loads(lake, feature_set.name))
         present = known.get(plate.key)
         if present == plate.content_hash:
@@ -122,6 +120,30 @@ def commit_plate(
     return lake.transaction(work)
 
 
+def refuse_useless(plate: PlateData) -> None:
+    """Refuse a plate of which nothing can be used: it belongs into quarantine, and not into the lake as an empty one.
+
+    A plate whose images were read and hold no cell is none of these.
+
+    Raises:
+        ProfileError: every image or row of it was rejected; with the first reason.
+        ScreenError: its layout names other wells than those that have data.
+    """
+    name, wells = plate.key[2], set(plate.wells["well"])
+    seen = plate.images_seen or plate.profiles_seen or plate.cells_seen
+    if not wells and len(plate.rejections) and plate.images_rejected == plate.images_seen:
+        well, reason = plate.rejections.select("well", "reason").row(0)
+        message = f"plate {name!r}: nothing of {seen} can be used (first: well {well}: {reason})"
+        raise ProfileError(message)
+    if plate.layout is not None and len(plate.layout) and wells and not wells & set(plate.layout["well"]):
+        there = sorted(plate.layout["well"])
+        message = (
+            f"plate {name!r}: its {len(wells)} wells ({', '.join(sorted(wells)[:2])}, …) are not among the "
+            f"{len(there)} of its layout ({', '.join(there[:2])}, …): is it the layout of another plate?"
+        )
+        raise ScreenError(message)
+
+
 def _refuse_loss(connection: duckdb.DuckDBPyConnection, feature_set: str, plate: PlateData) -> None:
     """Stop a replacement that would take wells out: part of a plate, or a disk that is not there, is no new plate."""
     held = _wells_of(connection, relation(feature_set, "wells"), plate.key)
@@ -147,8 +169,6 @@ def relabel_plate(
 
     def work(_: duckdb.DuckDBPyConnection) -> Outcome:
         relabelled = layouts.put_plate(lake, run, key, layout)
-        if relabelled:
-            _recount(lake, key)
         return _unchanged(lake, run, feature_set, key, arrival, relabelled)
 
     return lake.transaction(work)
@@ -291,19 +311,6 @@ def _wells_of(connection: duckdb.DuckDBPyConnection, table: str, key: tuple[str,
     """Return the wells of a plate that a table holds: `main.wells` for its layout, or those of a feature set."""
     rows = connection.execute(f"SELECT well FROM {table} WHERE {layouts.PLATE}", list(key)).fetchall()
     return {well for (well,) in rows}
-
-
-def _recount(lake: Lake, key: tuple[str, str, str]) -> None:
-    """Count the wells of every load of a plate anew, after its layout has changed."""
-    in_layout = _wells_of(lake.connection, "main.wells", key)
-    query = f"SELECT feature_set FROM main.plate_loads WHERE {layouts.PLATE}"
-    for (feature_set,) in lake.connection.execute(query, list(key)).fetchall():
-        with_data = _wells_of(lake.connection, relation(feature_set, "wells"), key)
-        lake.connection.execute(
-            "UPDATE main.plate_loads SET wells_in_layout = ?, wells_without_data = ?, wells_without_layout = ? "
-            f"WHERE {_LOAD}",
-            [len(in_layout), len(in_layout - with_data), len(with_data - in_layout), feature_set, *key],
-        )
 
 
 def _delete_images(

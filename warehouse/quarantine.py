@@ -116,3 +116,10 @@ def read(lake: Lake, plate: str | None = None) -> list[Quarantined]:
         error: UnknownNameError = unknown(plate, "plate in quarantine", {item.key[2] for item in found})
         raise error
     return named
+
+
+def let_go(lake: Lake, feature_set: str, key: Key) -> None:
+    """Take a plate out of quarantine in a transaction of its own, where it is in it."""
+    if (feature_set, key) not in keys(lake):
+        return
+    lake.transaction(lambda _: release(lake, feature_set, key))

@@ -20,6 +20,8 @@ class Status:
         feature_sets: one row each: extractor, dim, plates, images, cells, wells, rejections.
         recipes: one row each: feature set, steps, features, plates corrected and waiting, index state.
         rejections: one row per feature set and reason, with its count.
+        quarantine: one row a plate that could not be taken in: why, how often it was tried, since when.
+        runs: the last ones of the ledger, the newest first; one without an end goes on, or was killed.
         faults: check to rows, of the checks in `sql/checks` that found any.
     """
 
@@ -29,6 +31,8 @@ class Status:
     feature_sets: pl.DataFrame
     recipes: pl.DataFrame
     rejections: pl.DataFrame
+    quarantine: pl.DataFrame
+    runs: pl.DataFrame
     faults: dict[str, pl.DataFrame]
 
 
@@ -55,7 +59,16 @@ def _status(lake: Lake) -> Status:
     rejections = lake.frame(
         "SELECT feature_set, plate, reason, count(*) AS times FROM main.rejections GROUP BY ALL ORDER BY ALL"
     )
-    return Status(str(lake.path), lake.snapshot(), shared, sets, _recipes(lake), rejections, faults(lake))
+    held = lake.frame(
+        "SELECT feature_set, source, batch, plate, reason, tries, first_at FROM main.quarantine ORDER BY ALL"
+    )
+    runs = lake.frame(
+        "SELECT command, username, started_at, seconds, outcome, counts, snapshot_before, snapshot_after "
+        "FROM main.runs ORDER BY started_at DESC LIMIT 5"
+    )
+    return Status(
+        lake.address, lake.snapshot(), shared, sets, _recipes(lake), rejections, held, runs, faults(lake)
+    )
 
 
 def faults(lake: Lake) -> dict[str, pl.DataFrame]:
@@ -88,11 +101,13 @@ def _recipes(lake: Lake) -> pl.DataFrame:
         for recipe, steps, dim in of_set:
             wells = relation(feature_set, "wells", recipe)
             done = int(str(lake.value(f"SELECT count(DISTINCT (source, batch, plate)) FROM {wells}")))
-            rows.append(
-                (feature_set, steps, dim, done, plates - done, nearest.state(lake, feature_set, recipe))
-            )
+            out = "SELECT count(*) FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?"
+            left_out = int(str(lake.value(out, [feature_set, recipe])))
+            waiting = plates - done - left_out
+            state = nearest.state(lake, feature_set, recipe)
+            rows.append((feature_set, steps, dim, done, waiting, left_out, state))
         state = nearest.state(lake, feature_set, "none")
         if state != "none":
-            rows.append((feature_set, "none", feature_sets.find(lake, feature_set).dim, plates, 0, state))
-    names = ("feature_set", "recipe", "features", "plates", "plates_waiting", "index")
+            rows.append((feature_set, "none", feature_sets.find(lake, feature_set).dim, plates, 0, 0, state))
+    names = ("feature_set", "recipe", "features", "plates", "plates_waiting", "plates_left_out", "index")
     return pl.DataFrame(rows, schema=names, orient="row")
