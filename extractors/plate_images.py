@@ -11,8 +11,10 @@ from typing import TypeVar
 import polars as pl
 
 from extractors.images import digest
-from warehouse.errors import ImageError
+from warehouse import ingest
+from warehouse.errors import ImageError, ScreenError
 from warehouse.feature_sets import FeatureSet
+from warehouse.lake import Lake
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,9 +69,19 @@ def content_hash(target: FeatureSet, images: Sequence[PlateImage], digests: dict
 
 
 def image_rows(
-    images: Sequence[PlateImage], digests: dict[Path, str | None], channels: tuple[str, ...]
+    images: Sequence[PlateImage],
+    digests: dict[Path, str | None],
+    channels: tuple[str, ...],
+    original: Callable[[str], str] = str,
 ) -> pl.DataFrame:
-    """Describe the images as rows of `main.fields`, less the plate's key; lists run over the channels there are."""
+    """Describe the images as rows of `main.fields`, less the plate's key; lists run over the channels there are.
+
+    Args:
+        images: of one plate.
+        digests: of their files.
+        channels: in the order wanted.
+        original: names a file by where it came from (`extractors.staging`).
+    """
     ordered = [(image, [c for c in channels if c in image.files]) for image in images]
     return pl.DataFrame(
         {
@@ -77,7 +89,7 @@ def image_rows(
             "field": [image.field for image in images],
             "cell": [image.cell for image in images],
             "channels": [names for _, names in ordered],
-            "paths": [[str(image.files[c][0]) for c in names] for image, names in ordered],
+            "paths": [[original(str(image.files[c][0])) for c in names] for image, names in ordered],
             "planes": [[image.files[c][1] for c in names] for image, names in ordered],
             "digests": [[digests[image.files[c][0]] for c in names] for image, names in ordered],
         },
@@ -89,6 +101,30 @@ def image_rows(
             "digests": pl.List(pl.String),
         },
     )
+
+
+def refuse_unreachable(
+    lake: Lake, key: tuple[str, str, str], images: Sequence[PlateImage], digests: dict[Path, str | None]
+) -> None:
+    """Stop where images that came in are not on disk now: a folder that is not mounted is no new content.
+
+    Raises:
+        ScreenError: naming the plate, how many files, and the first.
+    """
+    held = ingest.images_held(lake, key)
+    gone = [
+        path
+        for image in images
+        if (image.well, image.field, image.cell) in held
+        for path, _ in image.files.values()
+        if digests[path] is None
+    ]
+    if gone:
+        message = (
+            f"plate {key[2]!r}: {len(gone)} files of images that are in the lake are not there now (first: {gone[0]}): "
+            "is the folder mounted? Give --replace to let the images go"
+        )
+        raise ScreenError(message)
 
 
 def ahead(

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from servers import _s3, postgres, s3  # noqa: F401  (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -13,8 +13,16 @@ class LakeError(WellhouseError):
     """The lake cannot be opened, made or written."""
 
 
+class LakeUnavailableError(LakeError):
+    """What the work needs is not there at the moment, a database or S3: nothing is wrong with the plates."""
+
+
 class ScreenError(WellhouseError):
     """The description of a screen (manifest, layout, annotations) contradicts itself or the lake."""
+
+
+class PlaceError(WellhouseError):
+    """A file or folder, on this machine or on S3, cannot be read."""
 
 
 class ImageError(WellhouseError):
@@ -23,6 +31,10 @@ class ImageError(WellhouseError):
 
 class ProfileError(WellhouseError):
     """A table of profiles cannot be taken in."""
+
+
+class ExportError(WellhouseError):
+    """Profiles cannot be written to a file."""
 
 
 class RecipeError(WellhouseError):
@@ -35,6 +47,10 @@ class SearchError(WellhouseError):
 
 class EvaluationError(WellhouseError):
     """A metric cannot be computed on these rows."""
+
+
+class QualityError(WellhouseError):
+    """A limit of quality cannot be what it is set to."""
 
 
 class UnknownNameError(WellhouseError):
