@@ -1,44 +1,78 @@
-"""Taking in well profiles that were made elsewhere: CSV (.gz) or Parquet, one row a well, one column a feature."""
+"""Taking in profiles that were made elsewhere: wells, fields or single cells, in any of `warehouse.formats`."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from warehouse import ingest, layouts
-from warehouse.embeddings import first_bad_feature, to_column
-from warehouse.errors import ProfileError, ScreenError, WellhouseError
-from warehouse.feature_sets import FeatureSet
-from warehouse.ingest import Outcome, PlateData
+from warehouse import formats, ingest, layouts
+from warehouse.errors import LakeUnavailableError, ProfileError, ScreenError, WellhouseError
+from warehouse.feature_alignment import Aligned, align, dropped
+from warehouse.formats.keys import KEY_COLUMNS
+from warehouse.formats.model import ImportSettings, Part, Plate
+from warehouse.formats.tables import read_feature_list
+from warehouse.ingest import Outcome
 from warehouse.lake import Lake
-from warehouse.profile_tables import (
-    KEY_COLUMNS,
-    ImportSettings,
-    ProfileTable,
-    read_feature_list,
-    read_profile_table,
-)
-from warehouse.runs import Run
+from warehouse.levels import check_operators
+from warehouse.names import unknown
+from warehouse.plate_builder import PlateBuilder
+from warehouse.runs import Run, counts_of, outcome_of
 from warehouse.screens.identity import DEFAULT
 
 __all__ = ["KEY_COLUMNS", "ImportReport", "ImportSettings", "import_profiles", "read_feature_list"]
 
+Key = tuple[str, str, str]
+
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of one plate; `wells_rejected` rows were left out with a reason each."""
+    """What became of one plate.
+
+    Attributes:
+        source: of the plate.
+        batch: of the plate.
+        plate: its name.
+        outcome: `failed` with its `reason`, or what the commit did.
+        wells_in: wells that have a profile.
+        wells_rejected: rows of a table of wells that were left out, with a reason each.
+        wells_without_layout: wells that have a profile and no layout.
+        reason: why it failed.
+        feature_set: where it went.
+        level: of the input's rows: `cell`, `field` or `well`.
+        rows_in: rows of that level that went in.
+        rows_rejected: rows that were left out, with a reason each in `main.rejections`.
+        images_rejected: of these, images of an input of cells that were left out whole, one row each.
+        features_dropped: features of the input that `--align intersect` left out.
+        notes: what else the input has and the lake lacks, in sentences.
+    """
 
     source: str
     batch: str
     plate: str
     outcome: Outcome
-    wells_in: int
-    wells_rejected: int
-    wells_without_layout: int
+    wells_in: int = 0
+    wells_rejected: int = 0
+    wells_without_layout: int = 0
     reason: str | None = None
+    feature_set: str = ""
+    level: str = ""
+    rows_in: int = 0
+    rows_rejected: int = 0
+    images_rejected: int = 0
+    features_dropped: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all plates of one import have in common."""
+
+    lake: Lake
+    run: Run
+    replace: bool
+    arrival: str | None
 
 
 def import_profiles(
@@ -51,109 +85,130 @@ def import_profiles(
     settings: ImportSettings | None = None,
     replace: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    format_name: str | None = None,
+    arrival: str | None = None,
+    keep_going: bool = False,
+    run: Run | None = None,
+    only: Sequence[str] = (),
 ) -> list[ImportReport]:
-    """Take well profiles in, one transaction a plate.
+    """Take profiles in, one transaction a plate.
 
     Args:
         lake: open for writing.
-        files: with the same features in each, in the same order.
+        files: files and folders, of one level.
         feature_set: its name in the lake.
         layout: wells of the plates (`warehouse.screens.read_layout`), joined by plate; wells that it lacks are
             kept and counted.
         annotations: labels (`warehouse.screens.read_annotations`).
-        settings: what columns mean.
+        settings: what columns mean, and what to do where features differ.
         replace: let wells go that are in and that the new content of their plate lacks.
         progress: told the plate, plates done and plates in all.
+        format_name: of `warehouse.formats.ALL`; None to recognise each input.
+        arrival: names, sizes and times of the files, as a hash; kept with each plate as `<hash>/<plates in all>`,
+            which tells later whether every plate of the files is in.
+        keep_going: report an input that cannot be opened as a failed plate of its name, and go on with the others.
+        run: that the plates belong to; None for one of their own.
+        only: names of the plates to take in; empty for all.
 
     Returns:
         One report a plate; one that cannot be taken in has the outcome `failed` and its reason.
 
     Raises:
-        ProfileError: a file cannot be read, lacks a key, repeats a well, or has other features. Nothing was
+        ProfileError: an input cannot be read, lacks a key, repeats a row, or has other features. Nothing was
             written of any plate.
         ScreenError: a plate is in two batches.
     """
     settings = settings or ImportSettings()
-    tables = [read_profile_table(path, settings) for path in files]
-    if not tables:
-        message = "no file of profiles was given: name at least one CSV or Parquet file"
+    check_operators(settings.field_operator, settings.well_operator)
+    plates, reports = [], []
+    for opened in formats.open_plates(files, settings, format_name):
+        if isinstance(opened, list):
+            plates += opened
+        elif keep_going:
+            reports.append(_unopened(opened[0], opened[1], feature_set, settings))
+        else:
+            raise opened[1]
+    if not plates and not reports:
+        message = "no file of profiles was given: name at least one file or folder"
         raise ProfileError(message)
-    target = _feature_set(feature_set, tables)
-    plates = _plates(tables, layout, settings)
-    known = layouts.plates(lake)
-    for key in plates:
-        layouts.check_batch(known, key)
-    ingest.check_feature_set(lake, target)
-    run = Run("import-profiles", {"files": [str(path) for path in files], "feature_set": feature_set})
-    reports = []
-    for done, (key, (rows, wells)) in enumerate(sorted(plates.items(), key=lambda item: item[0])):
-        try:
-            report = _import_plate(lake, run, target, key, rows, wells, replace)
-        except WellhouseError as error:  # what stops one plate stops no other
-            report = ImportReport(*key, "failed", 0, 0, 0, str(error))
-        reports.append(report)
+    work = _work(lake, feature_set, plates, layout, settings) if plates else {}
+    named = [str(path) for path in files]
+    settled: dict[str, object] = {"files": named, "feature_set": feature_set, "align": settings.align}
+    own = Run("import-profiles", settled)
+    arrival = None if arrival is None else f"{arrival}/{len(work)}"
+    job = _Job(lake, run or own, replace, arrival)
+    for name in only:
+        if name not in {key[2] for key in work}:
+            raise unknown(name, "plate of the input", {key[2] for key in work})
+    work = {key: found for key, found in work.items() if not only or key[2] in only}
+    for done, (key, (aligned, wells)) in enumerate(sorted(work.items(), key=lambda item: item[0])):
+        reports.append(_import_or_report(job, key, aligned, wells))
         if progress:
-            progress(key[2], done + 1, len(plates))
+            progress(key[2], done + 1, len(work))
     if annotations is not None:
-        layouts.put_annotations(lake, run, annotations)
+        layouts.put_annotations(lake, job.run, annotations)
+    if run is None:
+        own.finish(lake, counts_of(reports), outcome_of(reports))
     return reports
 
 
-def _feature_set(name: str, tables: Sequence[ProfileTable]) -> FeatureSet:
-    first = tables[0]
-    for other in tables[1:]:
-        if other.features != first.features:
-            only = sorted(set(first.features) ^ set(other.features))
-            message = (
-                f"{other.path}: has {len(other.features)} features, {first.path} has {len(first.features)}; "
-                f"{len(only)} are in one only (first: {only[:1] or 'none, the order differs'}): import them as "
-                "two feature sets"
-            )
-            raise ProfileError(message)
-    return FeatureSet(name, "import", "1", None, {}, (), first.features, "well")
+def _unopened(path: Path, error: ProfileError, feature_set: str, settings: ImportSettings) -> ImportReport:
+    key = (settings.source or DEFAULT, settings.batch or DEFAULT, settings.plate or path.name.split(".")[0])
+    return ImportReport(*key, "failed", reason=str(error), feature_set=feature_set)
 
 
-def _plates(
-    tables: Sequence[ProfileTable], layout: pl.DataFrame | None, settings: ImportSettings
-) -> dict[tuple[str, str, str], tuple[ProfileTable, pl.DataFrame | None]]:
-    """Split the files by plate, and find each plate's batch, source and wells: from the file, else the layout."""
+def _work(
+    lake: Lake, name: str, plates: list[Plate], layout: pl.DataFrame | None, settings: ImportSettings
+) -> dict[Key, tuple[Aligned, pl.DataFrame | None]]:
+    """Settle each plate's key, layout and feature set, and check them all before anything is written."""
+    keyed = _keyed(plates, layout, settings)
+    aligned = align(lake, name, plates, settings)
+    known = layouts.plates(lake)
+    for key in keyed:
+        layouts.check_batch(known, key)
+    for target in {each.target.name: each.target for each in aligned}.values():
+        ingest.check_feature_set(lake, target)
+    of_plate = {id(each.plate): each for each in aligned}
+    return {key: (of_plate[id(plate)], wells) for key, (plate, wells) in keyed.items()}
+
+
+def _keyed(
+    plates: list[Plate], layout: pl.DataFrame | None, settings: ImportSettings
+) -> dict[Key, tuple[Plate, pl.DataFrame | None]]:
+    """Find each plate's batch, source and wells: from the input, else the command line, else the layout."""
     known = {} if layout is None else layouts.per_plate(layout)
-    plates: dict[tuple[str, str, str], tuple[ProfileTable, pl.DataFrame | None]] = {}
+    keyed: dict[Key, tuple[Plate, pl.DataFrame | None]] = {}
     seen: dict[tuple[str, str], tuple[Path, str]] = {}
-    for table in tables:
-        by = [key for key in ("source", "batch", "plate") if key in table.keys.columns]
-        for values, rows in table.keys.with_row_index("row").group_by(by, maintain_order=True):
-            # An empty cell says nothing: the layout or the command line may.
-            said = {str(key): str(value) for key, value in zip(by, values, strict=True) if value is not None}
-            matches = [
-                key
-                for key in known
-                if key[2] == said["plate"] and key[0] in (said.get("source", key[0]), DEFAULT)
-            ]
-            if len(matches) > 1:
-                message = (
-                    f"plate {said['plate']!r} stands {len(matches)} times in the layout: {matches}: keep one"
-                )
-                raise ScreenError(message)
-            key = _key(said, matches[0] if matches else None, settings, table.path)
-            if key[::2] in seen:
-                path, batch = seen[key[::2]]
-                message = (
-                    f"plate {key[2]!r} is in {path} (batch {batch!r}) and in {table.path} (batch {key[1]!r}): a "
-                    "plate belongs to one batch and one file"
-                )
-                raise ScreenError(message)
-            seen[key[::2]] = (table.path, key[1])
-            index = rows["row"].to_numpy()
-            part = ProfileTable(table.path, rows.drop("row"), table.matrix[index], table.features)
-            plates[key] = (part, known[matches[0]] if matches else None)
-    return plates
+    for plate in plates:
+        said = plate.said
+        matches = [
+            key
+            for key in known
+            if key[2] == said["plate"] and key[0] in (said.get("source", key[0]), DEFAULT)
+        ]
+        if len(matches) > 1:
+            message = (
+                f"plate {said['plate']!r} stands {len(matches)} times in the layout: {matches}: keep one"
+            )
+            raise ScreenError(message)
+        key = _key(said, matches[0] if matches else None, settings, plate.path)
+        if key[::2] in seen:
+            path, batch = seen[key[::2]]
+            message = (
+                f"plate {key[2]!r} is in {path} (batch {batch!r}) and in {plate.path} (batch {key[1]!r}): a "
+                "plate belongs to one batch and one file"
+            )
+            raise ScreenError(message)
+        seen[key[::2]] = (plate.path, key[1])
+        wells = known[matches[0]] if matches else None
+        if wells is not None:
+            wells = wells.with_columns(pl.lit(key[0]).alias("source"), pl.lit(key[1]).alias("batch"))
+        keyed[key] = (plate, wells)
+    return keyed
 
 
-def _key(
-    said: dict[str, str], match: tuple[str, str, str] | None, settings: ImportSettings, path: Path
-) -> tuple[str, str, str]:
-    """Settle source and batch: the file's own column, else the argument, else the layout."""
+def _key(said: dict[str, str], match: Key | None, settings: ImportSettings, path: Path) -> Key:
+    """Settle source and batch: the input's own word, else the argument, else the layout."""
     found = []
     for position, name in enumerate(("source", "batch")):
         layout = match[position] if match and match[position] != DEFAULT else None
@@ -170,47 +225,49 @@ def _key(
     return found[0], found[1], said["plate"]
 
 
+def _import_or_report(job: _Job, key: Key, aligned: Aligned, layout: pl.DataFrame | None) -> ImportReport:
+    """Take one plate in; what stops it (its content, a disk, memory) stops no other plate."""
+    plate, target = aligned.plate, aligned.target
+    report = ImportReport(*key, "failed", feature_set=target.name, level=plate.level, notes=plate.notes)
+    if aligned.reason is not None:
+        return replace(report, reason=aligned.reason)
+    try:
+        return _import_plate(job, report, aligned, layout)
+    except LakeUnavailableError:  # no fault of the plate
+        raise
+    except (WellhouseError, OSError, MemoryError) as error:
+        return replace(report, reason=" ".join(f"{error or type(error).__name__}".split()))
+
+
 def _import_plate(
-    lake: Lake,
-    run: Run,
-    target: FeatureSet,
-    key: tuple[str, str, str],
-    table: ProfileTable,
-    layout: pl.DataFrame | None,
-    replace: bool,
+    job: _Job, report: ImportReport, aligned: Aligned, layout: pl.DataFrame | None
 ) -> ImportReport:
-    order = table.keys.select(pl.col("well").arg_sort()).to_series().to_numpy()
-    keys, matrix = table.keys[order], table.matrix[order]
-    hasher = hashlib.blake2b(target.identity().encode(), digest_size=16)
-    hasher.update(repr(keys.rows()).encode())
-    hasher.update(np.ascontiguousarray(matrix).tobytes())
-    infinite, empty = np.isinf(matrix).any(axis=1), np.isnan(matrix).all(axis=1)
-    reasons = []
-    for row in np.flatnonzero(infinite | empty):
-        bad = np.where(
-            np.isnan(matrix[row]), 0, matrix[row]
-        )  # a missing element is no fault, an infinite one is
-        why = (
-            "no feature has a value"
-            if empty[row]
-            else f"feature {first_bad_feature(bad, target.feature_names)}"
-        )
-        reasons.append((keys["well"][int(row)], why))
-    good = ~(infinite | empty)
-    kept = keys.filter(pl.Series(good))
-    absent = pl.lit(None, dtype=pl.Int32)
-    wells = kept.select(
-        "well",
-        pl.col("field_count") if "field_count" in kept.columns else absent.alias("field_count"),
-        pl.col("cell_count") if "cell_count" in kept.columns else absent.alias("cell_count"),
-    ).with_columns(to_column(matrix[good]))
-    none = pl.lit(None, dtype=pl.String)
-    rejections = pl.DataFrame(reasons, schema={"well": pl.String, "reason": pl.String}, orient="row").select(
-        "well", none.alias("field"), none.alias("cell"), "reason"
+    key, target = (report.source, report.batch, report.plate), aligned.target
+    with PlateBuilder(target) as builder:
+        for part in aligned.plate.parts():
+            builder.reject(part.rejections)
+            builder.add(part.keys, _taken(part, aligned.take))
+        data = builder.finish(key, layout, job.arrival)
+        ingest.refuse_useless(data)
+        outcome = ingest.commit_plate(job.lake, job.run, target, data, replace=job.replace)
+    left_out = dropped(aligned)
+    notes = report.notes
+    if left_out:
+        names = ", ".join(left_out[:3]) + ", …" * (len(left_out) > 3)
+        notes = (*notes, f"{len(left_out)} features are not in feature set {target.name!r}: {names}")
+    return replace(
+        report,
+        outcome=outcome,
+        wells_in=len(data.wells),
+        wells_rejected=data.profiles_rejected if target.entry_level == "well" else 0,
+        wells_without_layout=ingest.wells_without_layout(job.lake, target.name, key),
+        rows_in=builder.seen - builder.rejected,
+        rows_rejected=builder.rejected,
+        images_rejected=builder.images_rejected,
+        features_dropped=len(left_out),
+        notes=notes,
     )
-    if layout is not None:
-        layout = layout.with_columns(pl.lit(key[0]).alias("source"), pl.lit(key[1]).alias("batch"))
-    plate = PlateData(key, hasher.hexdigest(), layout, None, (), pl.DataFrame(), wells, rejections)
-    outcome = ingest.commit_plate(lake, run, target, plate, replace=replace)
-    outside = ingest.wells_without_layout(lake, target.name, key)
-    return ImportReport(*key, outcome, len(wells), len(rejections), outside)
+
+
+def _taken(part: Part, take: np.ndarray | None) -> np.ndarray:
+    return part.matrix if take is None else part.matrix[:, take]

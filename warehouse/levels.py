@@ -9,6 +9,7 @@ import polars as pl
 
 from warehouse.aggregate import aggregate
 from warehouse.embeddings import to_column, to_matrix
+from warehouse.errors import ProfileError
 from warehouse.names import unknown
 
 #: Operators of each step. `weighted_mean` weighs a field by its cells: after `mean`, it is the mean over the
@@ -34,7 +35,7 @@ def fields_from_cells(ids: pl.DataFrame, matrix: np.ndarray, operator: str) -> p
 
     Args:
         ids: columns `well`, `field`, one row a cell.
-        matrix: (n, d) float32, finite.
+        matrix: (n, d) float32; a NaN element is passed over, and stays NaN where all of a field are.
         operator: of `FIELD_OPERATORS`.
 
     Returns:
@@ -47,7 +48,7 @@ def wells_from_fields(fields: pl.DataFrame, dim: int, operator: str) -> pl.DataF
     """Aggregate fields to wells.
 
     Args:
-        fields: columns `well`, `field`, `cell_count`, `embedding`.
+        fields: columns `well`, `field`, `cell_count` (NULL: not known), `embedding`.
         dim: length of an embedding.
         operator: of `WELL_OPERATORS`.
 
@@ -55,16 +56,26 @@ def wells_from_fields(fields: pl.DataFrame, dim: int, operator: str) -> pl.DataF
         One row a well, ordered by well: well, field_count, cell_count, embedding.
     """
     matrix = to_matrix(fields["embedding"], dim)
-    counts = fields["cell_count"].to_numpy()
+    ids = fields.select("well")
     if operator == "weighted_mean":
-        # Σ n·x / Σ n as a mean of fields scaled by n over the mean n of their well.
-        shares = fields.select(pl.col("cell_count") / pl.col("cell_count").mean().over("well")).to_series()
-        matrix = (matrix * shares.to_numpy()[:, None]).astype(np.float32)
-        operator = "mean"
-    wells = _grouped(fields.select("well"), ["well"], matrix, operator).rename({"rows": "field_count"})
-    cells = fields.select("well", cell_count=pl.Series(counts, dtype=pl.Int32)).group_by("well").sum()
-    return wells.join(cells, on="well", how="left", validate="1:1").select(
-        "well", "field_count", "cell_count", "embedding"
+        if fields["cell_count"].null_count():
+            message = "weighted_mean weighs fields by their cells, and not every field says how many it has: use mean"
+            raise ProfileError(message)
+        # Σ n·x / Σ n over the fields that have the element, as a quotient of two means.
+        weights = fields["cell_count"].to_numpy().astype(np.float32)[:, None]
+        weighted = _grouped(ids, ["well"], matrix * weights, "mean")
+        shares = _grouped(ids, ["well"], np.where(np.isnan(matrix), np.nan, weights), "mean")
+        means = to_matrix(weighted["embedding"], dim) / to_matrix(shares["embedding"], dim)
+        wells = weighted.with_columns(to_column(means))
+    else:
+        wells = _grouped(ids, ["well"], matrix, operator)
+    # A count that one field does not say is not known for the well; a sum would pass over it.
+    known = pl.when(pl.col("cell_count").is_null().any()).then(None).otherwise(pl.col("cell_count").sum())
+    cells = fields.group_by("well").agg(known.cast(pl.Int32).alias("cell_count"))
+    return (
+        wells.rename({"rows": "field_count"})
+        .join(cells, on="well", how="left", validate="1:1")
+        .select("well", "field_count", "cell_count", "embedding")
     )
 
 
