@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 from warehouse import __version__
-from warehouse.commands import analysis, lakes, profiles
+from warehouse.commands import analysis, export, lakes, layouts, profiles, quality, upkeep
 from warehouse.commands.options import (
     DEFAULT_LAKE,
     Annotations,
     AsJson,
     Batch,
+    CompoundColumn,
     LakePath,
     Layout,
     Replace,
     Source,
 )
-from warehouse.console import json_pair, print_plates, print_step, progress_bars
+from warehouse.console import json_pair, print_night, print_plan, print_plates, print_step, progress_bars
 from warehouse.errors import WellhouseError
 
 app = typer.Typer(
@@ -42,13 +43,13 @@ def _wellhouse(
 
 def ingest(
     manifest: Annotated[
-        Path, typer.Argument(help="Table of images: plain CSV, JUMP load_data.csv, BBBC021's CSV.")
+        str, typer.Argument(help="Table of images: plain CSV, JUMP load_data.csv, BBBC021's CSV.")
     ],
     extractor: Annotated[str, typer.Option("--extractor", help="cellprofiler or transfer.")] = "transfer",
     layout: Layout = None,
     annotations: Annotations = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of the images; default the manifest's.")
+        str | None, typer.Option("--images", help="Folder of the images; default the manifest's.")
     ] = None,
     feature_set: Annotated[
         str | None, typer.Option("--feature-set", help="Name in the lake; default the extractor's.")
@@ -73,6 +74,7 @@ def ingest(
     well: Annotated[list[str] | None, typer.Option("--well", help="Only this well; may be repeated.")] = None,
     source: Source = None,
     batch: Batch = None,
+    compound_column: CompoundColumn = None,
     replace: Replace = False,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
@@ -81,30 +83,85 @@ def ingest(
 
     Example: `wellhouse ingest manifest.csv --layout layout.csv --extractor transfer`
     """
-    from extractors import pipeline, registry
+    from extractors import registry
+    from extractors.nights import ingest_job, screen_of
     from warehouse.lake import Lake
-    from warehouse.screens import read_screen
+    from warehouse.nights.jobs import ImagesJob, text
+    from warehouse.nights.take import put_failed
+    from warehouse.runs import Run, counts_of, outcome_of
 
     registry.entry(extractor)
-    chosen = None if channels is None else [name.strip() for name in channels.split(",")]
+    chosen = () if channels is None else tuple(name.strip() for name in channels.split(","))
+    job = ImagesJob(
+        text(manifest), extractor, feature_set or "", dict(map(json_pair, setting or [])), text(layout),
+        text(annotations), text(images), source, batch, chosen, dna_channel, cell_channel, field_operator,
+        well_operator, compound_column, tuple(plate or ()), tuple(well or ()), replace,
+    )  # fmt: skip
     with Lake.open(lake) as opened:
-        screen = read_screen(
-            manifest, layout=layout, annotations=annotations, images=images, source=source, batch=batch,
-            channels=chosen,
-        )  # fmt: skip
-        screen = screen.only(plate or (), well or ())
+        screen = screen_of(job)
         for note in screen.notes:
             typer.echo(f"note: {note}", err=True)
-        names = tuple(chosen or screen.manifest["channel"].unique(maintain_order=True).to_list())
-        made = registry.create(extractor, names, dict(map(json_pair, setting or [])))
-        settings = pipeline.PipelineSettings(
-            dna_channel=dna_channel, cell_channel=cell_channel, field_operator=field_operator,
-            well_operator=well_operator, replace=replace,
-        )  # fmt: skip
+        run = Run("ingest", {"manifest": job.path, "feature_set": job.target, "extractor": extractor})
         with progress_bars("images") as progress:
-            reports = pipeline.ingest_screen(
-                opened, screen, made, feature_set=feature_set, settings=settings, progress=progress
-            )
+            reports = ingest_job(opened, job, screen, run, {}, progress)
+        put_failed(opened, run, job, reports)
+        run.finish(opened, counts_of(reports), outcome_of(reports))
+    print_plates(reports, as_json)
+
+
+def nightly(
+    config: Annotated[Path, typer.Argument(help="TOML file: where plates arrive, and what follows.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+    ] = False,
+    lake: Annotated[
+        str | None, typer.Option("--lake", envvar="WELLHOUSE_LAKE", help="Lake; default the configuration's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what is new, take it in, correct, index, evaluate, check; leave a report. Ends with 1 where a part failed.
+
+    Example: `wellhouse nightly night.toml --dry-run`
+    """
+    from extractors.nights import take_images
+    from warehouse.lake import Lake
+    from warehouse.nights import report
+    from warehouse.nights.config import read_config
+    from warehouse.nights.jobs import ImagesJob, ProfilesJob
+    from warehouse.nights.night import nightly as run
+    from warehouse.nights.plan import make_plan
+    from warehouse.nights.profiles import take_profiles
+
+    settings = read_config(config)
+    takers = {ImagesJob: take_images, ProfilesJob: take_profiles}
+    with Lake.open(lake or settings.lake or DEFAULT_LAKE, read_only=dry_run) as opened:
+        if dry_run:
+            print_plan(make_plan(opened, settings), settings, as_json)
+            return
+        with progress_bars("plates") as progress:
+            night = run(opened, settings, takers, progress)
+        path = report.save(night)
+    print_night(night, str(path), as_json)
+
+
+def retry(
+    plate: Annotated[str, typer.Argument(help="Plate in quarantine; `all` for every one.")],
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Try plates in quarantine again, as they were tried before.
+
+    Example: `wellhouse retry BR00116991`
+    """
+    from extractors.nights import take_images
+    from warehouse.lake import Lake
+    from warehouse.nights.jobs import ImagesJob, ProfilesJob
+    from warehouse.nights.profiles import take_profiles
+    from warehouse.nights.retry import retry as run
+
+    with Lake.open(lake) as opened, progress_bars("images") as progress:
+        takers = {ImagesJob: take_images, ProfilesJob: take_profiles}
+        reports = run(opened, None if plate == "all" else plate, takers, progress)
     print_plates(reports, as_json)
 
 
@@ -125,12 +182,21 @@ COMMANDS = (
     lakes.init,
     ingest,
     profiles.import_profiles,
+    layouts.import_layout,
+    export.export,
     analysis.correct,
     analysis.index,
     analysis.nearest,
     analysis.evaluate,
+    quality.quality,
     lakes.sql,
+    nightly,
+    retry,
     lakes.status,
+    upkeep.history,
+    upkeep.rollback,
+    upkeep.compact,
+    upkeep.verify,
     demo,
 )
 for command in COMMANDS:

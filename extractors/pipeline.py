@@ -1,7 +1,7 @@
 """From a screen's images to committed plates: read, segment, embed, aggregate, commit, one plate at a time."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from extractors.base import CELL_GEOMETRY, Extractor, FieldSample
+from extractors.base import CELL_GEOMETRY, Extractor, FieldQuality, FieldSample
 from extractors.images import read_field
 from extractors.plate_images import (
     PlateImage,
@@ -18,19 +18,21 @@ from extractors.plate_images import (
     digests_of,
     gathered,
     image_rows,
+    refuse_unreachable,
     whole_fields,
 )
+from extractors.quality import measured, quality_rows
 from extractors.segment import SegmentSettings, segment
-from extractors.spool import Spool
+from extractors.staging import Staged, staged
 from warehouse import ingest, layouts
-from warehouse.embeddings import first_bad_feature, to_column
-from warehouse.errors import ImageError, ScreenError, WellhouseError
+from warehouse.errors import ImageError, LakeUnavailableError, ScreenError, WellhouseError
 from warehouse.feature_sets import FeatureSet
 from warehouse.ingest import Outcome, PlateData
 from warehouse.lake import Lake
-from warehouse.levels import check_operators, fields_from_cells, wells_from_fields
+from warehouse.levels import check_operators
 from warehouse.names import suggestion
-from warehouse.runs import Run
+from warehouse.plate_builder import PlateBuilder
+from warehouse.runs import Run, counts_of, outcome_of
 from warehouse.screens.model import Screen
 
 Key = tuple[str, str, str]
@@ -57,6 +59,7 @@ class PipelineSettings:
         images_at_once: images handed to the extractor together; 0 for 4 fields or 64 crops.
         spool_bytes: rows of cells kept in memory before they wait on disk.
         replace: let images and wells go that are in and that this manifest no longer reaches.
+        staging: folder with room for the images of one plate that come from S3; None for TMPDIR.
     """
 
     dna_channel: str | None = None
@@ -68,6 +71,7 @@ class PipelineSettings:
     images_at_once: int = 0
     spool_bytes: int = 512 * 2**20
     replace: bool = False
+    staging: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,8 @@ class PlateReport:
 @dataclass
 class _Counts:
     images_rejected: int = 0
-    cells_seen: int = 0
-    cells_rejected: int = 0
     rejections: list[tuple[str, str, str | None, str]] = field(default_factory=list)
+    quality: list[tuple[str, str, FieldQuality | None]] = field(default_factory=list)
 
 
 def ingest_screen(
@@ -102,6 +105,8 @@ def ingest_screen(
     feature_set: str | None = None,
     settings: PipelineSettings | None = None,
     progress: Progress | None = None,
+    run: Run | None = None,
+    arrivals: Mapping[Key, str] | None = None,
 ) -> list[PlateReport]:
     """Take the plates of a screen in, one transaction each; plates that are in with the same content are passed.
 
@@ -112,6 +117,8 @@ def ingest_screen(
         feature_set: its name in the lake; default the extractor's.
         settings: of reading, segmentation and aggregation.
         progress: told after every image.
+        run: that the plates belong to; None for one of their own.
+        arrivals: names, sizes and times of the files of each plate, as a hash, to be kept with it.
 
     Returns:
         One report a plate, in the order of their keys. A plate that cannot be taken in has the outcome `failed`
@@ -121,6 +128,7 @@ def ingest_screen(
         ScreenError: crops and whole fields in one manifest, a channel that the manifest does not have, or a
             plate that the lake holds in another batch. Nothing was written.
         ProfileError: the feature set's name is taken by other settings. Nothing was written.
+        LakeUnavailableError: the lake, or S3 with its images, cannot be reached. Plates before it are in.
     """
     settings = settings or PipelineSettings()
     check_operators(settings.field_operator, settings.well_operator)
@@ -141,15 +149,17 @@ def ingest_screen(
     for key in plates:
         layouts.check_batch(known, key)
     ingest.check_feature_set(lake, target)
-    run = Run("ingest", {"manifest": screen.origin, "feature_set": target.name, "extractor": extractor.name})
+    own = Run("ingest", {"manifest": screen.origin, "feature_set": target.name, "extractor": extractor.name})
     plate_layouts = layouts.per_plate(screen.layout)
     present = ingest.loads(lake, target.name)
-    job = _Job(lake, run, target, extractor, settings, progress)
+    job = _Job(lake, run or own, target, extractor, settings, progress, arrivals or {})
     reports = [
         _ingest_or_report(job, key, rows, plate_layouts.get(key), present.get(key))
         for key, rows in plates.items()
     ]
-    layouts.put_annotations(lake, run, screen.annotations)
+    layouts.put_annotations(lake, job.run, screen.annotations)
+    if run is None:
+        own.finish(lake, counts_of(reports), outcome_of(reports))
     return reports
 
 
@@ -205,6 +215,7 @@ class _Job:
     extractor: Extractor
     settings: PipelineSettings
     progress: Progress | None
+    arrivals: Mapping[Key, str]
 
 
 def _ingest_or_report(
@@ -212,7 +223,10 @@ def _ingest_or_report(
 ) -> PlateReport:
     """Take one plate in; what stops it (a disk, memory, its own content) stops no other plate."""
     try:
-        return _ingest_plate(job, key, rows, layout, present)
+        with staged(rows, job.settings.staging) as manifest:
+            return _ingest_plate(job, key, manifest, layout, present)
+    except LakeUnavailableError:
+        raise  # no fault of this plate, and the next would meet the same
     except (WellhouseError, OSError, MemoryError) as error:
         return PlateReport(
             *key, "failed", 0, 0, 0, 0, 0, " ".join(f"{error or type(error).__name__}".split())
@@ -220,69 +234,53 @@ def _ingest_or_report(
 
 
 def _ingest_plate(
-    job: _Job, key: Key, rows: pl.DataFrame, layout: pl.DataFrame | None, present: str | None
+    job: _Job, key: Key, manifest: Staged, layout: pl.DataFrame | None, present: str | None
 ) -> PlateReport:
     """Take one plate in, unless it is in (`present`: under which hash) with the same content."""
     lake, run, target, extractor = job.lake, job.run, job.target, job.extractor
-    images = gathered(rows)
+    images = gathered(manifest.rows)
     digests = digests_of(images, job.settings.workers)
     content = content_hash(target, images, digests)
     progress = _Progress(job.progress, key[2], len(images))
     if present == content:
-        outcome = ingest.relabel_plate(lake, run, key, layout)
+        outcome = ingest.relabel_plate(lake, run, target.name, key, layout, job.arrivals.get(key))
         progress.advance(len(images))
         return PlateReport(*key, outcome, **ingest.loaded_counts(lake, target.name, key))
     if present is not None and not job.settings.replace:
-        _refuse_unreachable(lake, key, images, digests)
-    with Spool(job.settings.spool_bytes) as cells:
+        refuse_unreachable(lake, key, images, digests)
+    with PlateBuilder(target, spool_bytes=job.settings.spool_bytes, allow_missing=False) as cells:
         counts = _Counts()
-        parts = list(_extract(images, extractor, job.settings, counts, cells, progress))
-        fields = _concat(parts, target.dim)
-        wells = wells_from_fields(fields, target.dim, target.well_operator)
+        _extract(images, extractor, job.settings, counts, cells, progress)
+        fields = cells.fields()
+        listed = pl.DataFrame(counts.rejections, schema=_REJECTION, orient="row")
         plate = PlateData(
             key,
             content,
             layout,
-            image_rows(images, digests, extractor.channels),
-            cells,
+            image_rows(images, digests, extractor.channels, manifest.original),
+            cells.cells(),
             fields,
-            wells,
-            pl.DataFrame(counts.rejections, schema=_REJECTION, orient="row"),
+            cells.wells(fields),
+            manifest.renamed(pl.concat([listed, cells.rejections()])),
             len(images),
             counts.images_rejected,
-            counts.cells_seen,
-            counts.cells_rejected,
+            cells.seen,
+            cells.rejected,
+            arrival=job.arrivals.get(key),
+            quality=quality_rows(counts.quality, extractor.channels),
         )
+        if not job.settings.replace:
+            ingest.refuse_useless(plate)
         outcome = ingest.commit_plate(lake, run, target, plate, replace=job.settings.replace)
     return PlateReport(
         *key,
         outcome,
         len(images) - counts.images_rejected,
         counts.images_rejected,
-        counts.cells_seen - counts.cells_rejected,
-        counts.cells_rejected,
-        len(wells),
+        cells.seen - cells.rejected,
+        cells.rejected,
+        len(plate.wells),
     )
-
-
-def _refuse_unreachable(
-    lake: Lake, key: Key, images: Sequence[PlateImage], digests: dict[Path, str | None]
-) -> None:
-    """Stop where images that came in are not on disk now: a folder that is not mounted is no new content."""
-    held = ingest.images_held(lake, key)
-    gone = [
-        path
-        for image in images
-        if (image.well, image.field, image.cell) in held
-        for path, _ in image.files.values()
-        if digests[path] is None
-    ]
-    if gone:
-        message = (
-            f"plate {key[2]!r}: {len(gone)} files of images that are in the lake are not there now (first: {gone[0]}): "
-            "is the folder mounted? Give --replace to let the images go"
-        )
-        raise ScreenError(message)
 
 
 class _Progress:
@@ -302,10 +300,10 @@ def _extract(
     extractor: Extractor,
     settings: PipelineSettings,
     counts: _Counts,
-    cells: Spool,
+    cells: PlateBuilder,
     progress: _Progress,
-) -> Iterator[pl.DataFrame]:
-    """Embed the images in groups, put the cells into the spool, and yield the fields of each group."""
+) -> None:
+    """Embed the images in groups and give their cells to the builder."""
     with ThreadPoolExecutor(settings.workers) as executor:
         loaded = ahead(
             executor,
@@ -323,7 +321,7 @@ def _extract(
                     counts.images_rejected += 1
                     counts.rejections.append((image.well, image.field, image.cell, str(result)))
             if usable:
-                yield _fields(usable, matrices, extractor, settings, counts, cells)
+                _add(usable, matrices, counts, cells)
             progress.advance(len(group))
 
 
@@ -352,47 +350,26 @@ def _load(image: PlateImage, channels: tuple[str, ...], settings: PipelineSettin
     try:
         pixels = read_field(image.files, channels)
         if image.cell is not None:
-            row = pl.DataFrame({"cell": [image.cell]}, schema={"cell": pl.String})
-            missing = [
-                pl.lit(None, dtype=kind).alias(name) for name, kind in CELL_GEOMETRY.items() if name != "cell"
-            ]
-            return FieldSample(pixels, channels, row.with_columns(missing), None, is_crop=True)
+            row = pl.DataFrame([{"cell": image.cell}], schema=dict(CELL_GEOMETRY))  # the rest is NULL
+            return FieldSample(pixels, channels, row, None, is_crop=True)
         dna = pixels[channels.index(str(settings.dna_channel))]
         body = None if settings.cell_channel is None else pixels[channels.index(settings.cell_channel)]
         table, masks = segment(dna, body, settings.segmentation)
     except ImageError as error:
         return str(error)
-    return FieldSample(pixels, channels, table, masks, is_crop=False)
+    return measured(FieldSample(pixels, channels, table, masks, is_crop=False))
 
 
-def _fields(
+def _add(
     usable: Sequence[tuple[PlateImage, FieldSample]],
     matrices: Sequence[np.ndarray],
-    extractor: Extractor,
-    settings: PipelineSettings,
     counts: _Counts,
-    cells: Spool,
-) -> pl.DataFrame:
-    """Put finite rows into the spool and aggregate them; count and name the others."""
-    tables, kept = [], []
-    for (image, sample), matrix in zip(usable, matrices, strict=True):
-        counts.cells_seen += len(matrix)
-        finite = np.isfinite(matrix).all(axis=1)
-        counts.cells_rejected += int((~finite).sum())
-        for row in np.flatnonzero(~finite):
-            reason = f"feature {first_bad_feature(matrix[row], extractor.feature_names)}"
-            counts.rejections.append((image.well, image.field, sample.cells["cell"][int(row)], reason))
+    cells: PlateBuilder,
+) -> None:
+    """Give the cells of whole fields to the builder, which rejects those that are not finite."""
+    tables = []
+    for image, sample in usable:
+        counts.quality.append((image.well, image.field, sample.quality))
         ids = (pl.lit(image.well).alias("well"), pl.lit(image.field).alias("field"))
-        tables.append(sample.cells.filter(pl.Series(finite, dtype=pl.Boolean)).select(*ids, pl.all()))
-        kept.append(matrix[finite])
-    table, matrix = pl.concat(tables), np.concatenate(kept)
-    cells.append(table.with_columns(to_column(matrix)))
-    return fields_from_cells(table.select("well", "field"), matrix, settings.field_operator)
-
-
-def _concat(parts: Sequence[pl.DataFrame], dim: int) -> pl.DataFrame:
-    """Join the fields of all groups; without any image that could be used, the same columns and no row."""
-    empty = fields_from_cells(
-        pl.DataFrame(schema={"well": pl.String, "field": pl.String}), np.empty((0, dim), np.float32), "mean"
-    )
-    return pl.concat([empty, *parts])
+        tables.append(sample.cells.select(*ids, pl.all()))
+    cells.add(pl.concat(tables), np.concatenate(matrices))

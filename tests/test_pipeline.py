@@ -14,12 +14,12 @@ from extractors import pipeline, registry
 from extractors.base import Extractor, FieldSample
 from extractors.pipeline import PipelineSettings, PlateReport, ingest_screen
 from extractors.simulator import SimulatorSettings, simulate_screen
-from extractors.spool import Spool
 from warehouse import status
 from warehouse.embeddings import to_matrix
 from warehouse.errors import ImageError, ProfileError, ScreenError, UnknownNameError
 from warehouse.lake import Lake
 from warehouse.screens import Screen, read_screen
+from warehouse.spool import Spool
 
 SCREEN = SimulatorSettings(
     batches=1, plates_per_batch=2, wells_per_plate=6, phenotypes=2, compounds_per_phenotype=2, doses=(2.0,),
@@ -311,16 +311,15 @@ def test_image_that_the_extractor_refuses_is_rejected_and_the_rest_is_in(lake, f
     assert extractor.seen == [12] + [1] * 12
 
 
-def test_plate_without_one_usable_image_is_in_with_its_reasons(lake, folder):
+def test_plate_without_one_usable_image_is_refused_and_the_others_go_in(lake, folder):
     for path in (folder / "images" / PLATES[0]).glob("*_DNA.tif"):
         path.write_bytes(b"")
-    reports = ingest_screen(lake, screen_of(folder, PLATES), Statistics(("DNA", "RNA")))
-    assert [(report.images_in, report.images_rejected, report.wells_in) for report in reports] == [
-        (0, 12, 0),
-        (12, 0, 6),
-    ]
-    for report in reports:
-        check_balance(lake, report, "statistics")
+    first, second = ingest_screen(lake, screen_of(folder, PLATES), Statistics(("DNA", "RNA")))
+    assert first.outcome == "failed"
+    assert f"plate '{PLATES[0]}': nothing of 12 can be used (first: well " in first.reason
+    assert (second.images_in, second.images_rejected, second.wells_in) == (12, 0, 6)
+    check_balance(lake, second, "statistics")
+    assert lake.value("SELECT count(*) FROM main.plate_loads") == 1
 
 
 def test_fields_and_wells_without_cells_give_no_row_and_are_counted(lake, folder):

@@ -1,16 +1,25 @@
 """Layouts and labels that became known, or changed, after the plates they belong to were taken in."""
 
-from pathlib import Path
-
 import polars as pl
 
 from warehouse import layouts
 from warehouse.lake import Lake
 from warehouse.nights.jobs import Job
-from warehouse.nights.profiles import here
 from warehouse.runs import Run
 from warehouse.screens import read_annotations, read_layout
 from warehouse.screens.identity import DEFAULT
+from warehouse.screens.remote import at_hand
+
+
+def layout_of(job: Job) -> pl.DataFrame:
+    """Read the layout of a job, which may lie on S3.
+
+    Raises:
+        ScreenError: it cannot be read.
+    """
+    assert job.layout is not None
+    with at_hand(job.layout) as ((path, _, _), _):
+        return read_layout(path, source=job.source, batch=job.batch, compound_column=job.compound_column)
 
 
 def relabel(lake: Lake, run: Run, job: Job) -> int:
@@ -27,11 +36,7 @@ def relabel(lake: Lake, run: Run, job: Job) -> int:
     """
     if job.layout is None:
         return 0
-    with here(job, ("layout",)) as local:
-        assert local.layout is not None
-        rows = read_layout(
-            Path(local.layout), source=job.source, batch=job.batch, compound_column=job.compound_column
-        )
+    rows = layout_of(job)
     held = lake.frame("SELECT source AS held_source, batch AS held_batch, plate FROM main.plates")
     fits = (pl.col("source") == pl.col("held_source")) | (pl.col("source") == DEFAULT)
     fits &= (pl.col("batch") == pl.col("held_batch")) | (pl.col("batch") == DEFAULT)
@@ -51,7 +56,6 @@ def label(lake: Lake, run: Run, job: Job) -> int:
     """
     if job.annotations is None:
         return 0
-    with here(job, ("annotations",)) as local:
-        assert local.annotations is not None
-        rows = read_annotations(Path(local.annotations), compound_column=job.compound_column)
+    with at_hand(job.annotations) as ((path, _, _), _):
+        rows = read_annotations(path, compound_column=job.compound_column)
     return layouts.put_annotations(lake, run, rows)

@@ -153,6 +153,10 @@ def _record(lake: Lake, run: Run, position: int, result: StepResult) -> None:
 
 def _ingest(night: Night) -> Iterator[StepResult]:
     reports = []
+    for name, reason in night.plan.failed.items():
+        yield StepResult("look", name, "failed", reason, 0.0)
+    for feature_set, key in night.plan.mended:
+        quarantine.let_go(night.lake, feature_set, key)
     for broken, fault in night.plan.broken:
         made = [FailedReport(*key, fault) for key in broken.arrivals]
         put_failed(night.lake, night.run, broken.job, made, broken.arrivals)
@@ -192,18 +196,12 @@ def _plates(reports: Iterable[object], began: float) -> Iterator[StepResult]:
 
 def _label(night: Night) -> Iterator[StepResult]:
     """Layouts and annotations are read once each, however many inputs name them."""
-    done: set[tuple[str, str | None]] = set()
-    for one in night.config.inputs:
-        for step, place, work in (
-            ("layout", one.job.layout, relabel),
-            ("labels", one.job.annotations, label),
-        ):
-            if place is None or (step, place) in done:
-                continue
-            done.add((step, place))
+    labels = {one.job.annotations: one.job for one in night.config.inputs if one.job.annotations is not None}
+    for step, places, work in (("layout", night.plan.layouts, relabel), ("labels", labels, label)):
+        for place, job in places.items():
             began = time.perf_counter()
             try:
-                count = work(night.lake, night.run, one.job)
+                count = work(night.lake, night.run, job)
                 outcome, detail = ("updated", str(count)) if count else ("unchanged", None)
             except LakeUnavailableError:
                 raise

@@ -7,9 +7,11 @@ import polars as pl
 
 from warehouse import arrivals
 from warehouse.arrivals import Arrival
+from warehouse.errors import LakeUnavailableError, WellhouseError
 from warehouse.lake import Lake
 from warehouse.nights.config import Input, NightConfig
 from warehouse.nights.jobs import ImagesJob, Job, to_dict
+from warehouse.nights.labels import layout_of
 from warehouse.nights.take import file_key
 from warehouse.quarantine import Key
 
@@ -55,6 +57,9 @@ class Plan:
         waiting: still arriving.
         done: plates and files that are in as they are now.
         held: plates and files that are in quarantine as they are now: only a retry, or new files, change that.
+        failed: inputs that cannot be looked at, with the reason; the others go on.
+        mended: manifests and files in quarantine under their own name that can be read now.
+        layouts: layouts of the inputs, with a job each that has them; the gallery's own are among them.
     """
 
     takes: list[Take] = field(default_factory=list)
@@ -62,6 +67,9 @@ class Plan:
     waiting: list[Waiting] = field(default_factory=list)
     done: int = 0
     held: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    mended: set[tuple[str, Key]] = field(default_factory=set)
+    layouts: dict[str, Job] = field(default_factory=dict)
 
     def frame(self) -> pl.DataFrame:
         """List the plan, one row a plate or file."""
@@ -75,6 +83,7 @@ class Plan:
             for take, fault in self.broken
             for key in take.arrivals
         ]
+        rows += [(name, "", "fail", reason, None, None) for name, reason in self.failed.items()]
         rows += [(one.input, one.item, "wait", one.waits_for, None, None) for one in self.waiting]
         schema = {
             "input": pl.String, "plate": pl.String, "action": pl.String, "why": pl.String,
@@ -87,14 +96,34 @@ def make_plan(lake: Lake, config: NightConfig) -> Plan:
     """Look at every place of a configuration; nothing is written.
 
     Raises:
-        WellhouseError: a place cannot be listed.
+        LakeUnavailableError: the lake, or S3, cannot be reached.
     """
     plan = Plan()
     for one in config.inputs:
-        known = _Known(lake, one.job.target)
-        for origin, group in _by_origin(_found(one, config.settle_seconds, known)):
-            _sort(plan, one, origin, group, known)
+        try:
+            _look(plan, lake, one, config.settle_seconds)
+        except LakeUnavailableError:
+            raise
+        except WellhouseError as error:
+            plan.failed[one.name] = " ".join(str(error).split())
     return plan
+
+
+def _look(plan: Plan, lake: Lake, one: Input, settle_seconds: float) -> None:
+    """Look at one place."""
+    if one.job.layout is not None:
+        layout_of(one.job)  # a layout that cannot be read is no fault of the manifests that go by it
+        plan.layouts[one.job.layout] = one.job
+    known, batches = _Known(lake, one.job.target), set[str]()
+    for origin, group in _by_origin(_found(one, settle_seconds, known)):
+        _sort(plan, one, origin, group, known)
+        # One look a batch: a manifest lies in <batch>/<plate>/ beside those of the batch's other plates.
+        batch = origin.rpartition("/")[0].rpartition("/")[0]
+        if isinstance(one.job, ImagesJob) and one.job.layout is None and batch not in batches:
+            batches.add(batch)
+            layout = arrivals.gallery_layout(origin)
+            if layout is not None:
+                plan.layouts[layout] = replace(one.job, layout=layout)
 
 
 class _Known:
@@ -158,6 +187,8 @@ def _by_origin(found: Iterable[Arrival]) -> Iterator[tuple[str, list[Arrival]]]:
 def _sort(plan: Plan, one: Input, origin: str, group: list[Arrival], known: _Known) -> None:
     """Put the plates of one manifest or file where they belong."""
     job = replace(one.job, path=origin)
+    if file_key(origin) in known.held and all(arrival.key is not None for arrival in group):
+        plan.mended.add((job.target, file_key(origin)))
     chosen: dict[str, list[Arrival]] = {}
     for arrival in group:
         key = arrival.key or file_key(origin)

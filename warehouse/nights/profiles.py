@@ -1,24 +1,28 @@
 """Taking a file of profiles in as a job says."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from warehouse import importers, places
+from warehouse.errors import ProfileError
 from warehouse.formats.model import LEVELS, Level
 from warehouse.lake import Lake
 from warehouse.names import unknown
-from warehouse.nights.jobs import Job, ProfilesJob
+from warehouse.nights.jobs import ImagesJob, ProfilesJob
+from warehouse.nights.labels import layout_of
 from warehouse.nights.take import Progress, file_key
 from warehouse.quarantine import Key
 from warehouse.runs import Run
-from warehouse.screens import read_layout
 
 #: Settings that name files; what is on S3 is fetched before it is read.
-_FILES = ("path", "layout", "annotations", "features", "metadata")
+_FILES = ("path", "features", "metadata")
 
 
 def take_profiles(
@@ -26,7 +30,7 @@ def take_profiles(
 ) -> Sequence[Any]:
     """Take a file, or a folder, of profiles in: see `warehouse.nights.take.Taker`. Labels are a step of their own."""
     source, batch = _gallery(job.path)
-    with here(job) as local:
+    with _here(job) as (local, named):
         assert isinstance(local, ProfilesJob)
         settings = importers.ImportSettings(
             columns=local.columns,
@@ -42,25 +46,50 @@ def take_profiles(
             well_operator=local.well_operator,
             align=local.align,
         )
-        layout = None
-        if local.layout is not None:
-            layout = read_layout(Path(local.layout), compound_column=local.compound_column)
-        return importers.import_profiles(
+        layout = (
+            None
+            if job.layout is None
+            else _layout(job.layout, job.source, job.batch, job.compound_column, run.run)
+        )
+        reports = importers.import_profiles(
             lake, [Path(local.path)], local.feature_set, layout=layout,
             settings=settings, replace=local.replace, progress=progress, format_name=local.format,
             run=run, arrival=arrivals.get(file_key(job.path)), only=local.plates,
         )  # fmt: skip
+        return [replace(one, reason=None if one.reason is None else named(one.reason)) for one in reports]
 
 
 @contextmanager
-def here(job: Job, names: Sequence[str] = _FILES) -> Iterator[Job]:
-    """Give the job with local files in place of those on S3, which are fetched and removed afterwards."""
-    remote = {
-        name: str(getattr(job, name)) for name in names if places.is_remote(getattr(job, name, None) or "")
-    }
+def _here(job: ProfilesJob) -> Iterator[tuple[ProfilesJob, Callable[[str], str]]]:
+    """Give the job with local files in place of those on S3, and a function that names them as what they are."""
+    remote = {name: str(getattr(job, name)) for name in _FILES if places.is_remote(getattr(job, name) or "")}
+    if not remote:
+        yield job, str
+        return
     with tempfile.TemporaryDirectory(prefix="wellhouse-") as folder:
-        fetched = places.fetch(remote.values(), Path(folder)) if remote else {}
-        yield replace(job, **{name: str(fetched[place]) for name, place in remote.items()})  # type: ignore[arg-type]
+
+        def named(text: str) -> str:
+            return text.replace(f"{folder}/", places.SCHEME)
+
+        fetched = places.fetch(remote.values(), Path(folder))
+        for place in remote.values():
+            if place not in fetched:
+                message = f"{place}: there is no such file"
+                raise ProfileError(message)
+        try:
+            local = {name: str(fetched[place]) for name, place in remote.items()}
+            yield replace(job, **local), named  # type: ignore[arg-type]
+        except ProfileError as error:
+            raise ProfileError(named(str(error))) from error
+
+
+@lru_cache(maxsize=2)
+def _layout(
+    place: str, source: str | None, batch: str | None, compound_column: str | None, run: str
+) -> pl.DataFrame:
+    """Read a layout once a run, however many files it is of."""
+    job = ImagesJob(place, layout=place, source=source, batch=batch, compound_column=compound_column)
+    return layout_of(job)
 
 
 def _gallery(path: str) -> tuple[str | None, str | None]:
