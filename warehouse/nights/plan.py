@@ -10,7 +10,7 @@ from warehouse.arrivals import Arrival
 from warehouse.errors import LakeUnavailableError, WellhouseError
 from warehouse.lake import Lake
 from warehouse.nights.config import Input, NightConfig
-from warehouse.nights.jobs import ImagesJob, Job, to_dict
+from warehouse.nights.jobs import ImagesJob, Job, ProfilesJob, to_dict
 from warehouse.nights.labels import layout_of
 from warehouse.nights.take import file_key
 from warehouse.quarantine import Key
@@ -114,7 +114,7 @@ def _look(plan: Plan, lake: Lake, one: Input, settle_seconds: float) -> None:
     if one.job.layout is not None:
         layout_of(one.job)  # a layout that cannot be read is no fault of the manifests that go by it
         plan.layouts[one.job.layout] = one.job
-    known, batches = _Known(lake, one.job.target), set[str]()
+    known, batches = _Known(lake, one.job), set[str]()
     for origin, group in _by_origin(_found(one, settle_seconds, known)):
         _sort(plan, one, origin, group, known)
         # One look a batch: a manifest lies in <batch>/<plate>/ beside those of the batch's other plates.
@@ -129,15 +129,19 @@ def _look(plan: Plan, lake: Lake, one: Input, settle_seconds: float) -> None:
 class _Known:
     """What the lake knows of the files of a feature set: hashes of plates that are in, and in quarantine."""
 
-    def __init__(self, lake: Lake, feature_set: str) -> None:
-        self.loaded = self._read(lake, "main.plate_loads", feature_set)
-        self.held = self._read(lake, "main.quarantine", feature_set)
+    def __init__(self, lake: Lake, job: Job) -> None:
+        # Split by their features, plates are in NAME, NAME_2, NAME_3, …
+        is_split = isinstance(job, ProfilesJob) and job.align == "split"
+        pattern = job.target + ("(_[0-9]+)?" if is_split else "")
+        self.loaded = self._read(lake, "main.plate_loads", pattern)
+        self.held = self._read(lake, "main.quarantine", pattern)
 
     @staticmethod
-    def _read(lake: Lake, table: str, feature_set: str) -> dict[Key, str]:
+    def _read(lake: Lake, table: str, pattern: str) -> dict[Key, str]:
         rows = lake.connection.execute(
-            f"SELECT source, batch, plate, arrival FROM {table} WHERE feature_set = ? AND arrival IS NOT NULL",
-            [feature_set],
+            f"SELECT source, batch, plate, arrival FROM {table} "
+            "WHERE regexp_full_match(feature_set, ?) AND arrival IS NOT NULL",
+            [pattern],
         ).fetchall()
         return {(source, batch, plate): arrival for source, batch, plate, arrival in rows}
 
