@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format bench real-screen clean
+.PHONY: help install demo test test-fast lint format proofs bench real-screen clean
 
 help: ## Show the verbs.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ lint: install ## Check style, types and SQL.
 format: install ## Bring the code into its one format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+proofs: install ## The long forms: 50 kills on each kind of lake, 4 writers x 25 plates (about half an hour).
+	WELLHOUSE_LONG=1 OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 0 -s --durations=20 \
+		tests/test_night_kills.py tests/test_team.py
 
 bench: install ## Measure speed and memory as ratios, and write benchmarks/RESULTS.md.
 	$(BIN)/python -m benchmarks.run
