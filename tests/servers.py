@@ -172,10 +172,11 @@ class S3:
         """
         if self._process is not None:
             return
-        # Without a cache a write is in the folder when it is answered, and what is put there is seen at once.
+        # Without a cache a write is in the folder when it is answered, and what is put there is seen at once (but
+        # with 0 for the time of the directories a HEAD that meets a PUT never comes back).
         command = [_rclone(), "serve", "s3", str(self.folder), "--addr", f"127.0.0.1:{self._port}"]
         command += ["--auth-key", f"{KEY_ID},{SECRET}", "--config", "", "--cache-dir", str(self._cache)]
-        command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1h", "--poll-interval", "0"]
+        command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms", "--poll-interval", "0"]
         # Of real S3 no folder goes away, when its last file does, under a file that just comes in.
         command += ["--no-cleanup"]
         command += ["--log-file", str(self._log), *(["--read-only"] if read_only else [])]

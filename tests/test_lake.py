@@ -16,7 +16,7 @@ import duckdb
 import pytest
 from builders import commit, layout, plate, small_lake, state
 
-from warehouse import __version__, resources
+from warehouse import __version__, extensions, resources
 from warehouse.errors import LakeError
 from warehouse.lake import CATALOG_FILE, DATA_FOLDER, Lake
 from warehouse.status import faults
@@ -25,7 +25,12 @@ SPAWN = multiprocessing.get_context("spawn")
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEY = ("s", "b", "p")
 WELLS = {f"{row}{column:02d}": (1.0, 2.0, 3.0) for row in "ABCDEFGH" for column in range(1, 13)}
-ADD_RUN = "INSERT INTO main.runs VALUES (?, 'test', '{}', '1', NULL, now()::TIMESTAMP)"
+ADD_RUN = (
+    "INSERT INTO main.runs (run, command, settings, code_version, started_at) "
+    "VALUES (?, 'test', '{}', '1', now()::TIMESTAMP)"
+)
+SCHEMA = [resources.number_and_name(path) for path in resources.files("schema")]
+NEWEST = SCHEMA[-1][0]
 
 
 def add_run(lake, name, gated=True):
@@ -53,6 +58,8 @@ def test_create_makes_all_tables_and_views(tmp_path):
         "feature_sets",
     }
     expected |= {"plate_loads", "rejections", "recipes", "recipe_fits", "evaluations"}
+    expected |= {"plate_history", "quarantine", "night_steps", "recipe_left_out"}
+    expected |= {"field_quality", "quality_limits"}
     expected |= {resources.number_and_name(path)[1] for path in resources.files("sql", "main")}
     assert made == expected
 
@@ -65,7 +72,7 @@ def test_create_twice_is_a_no_op(tmp_path):
         assert lake.snapshot() == before
         assert runs(lake) == 1
         assert lake.frame("SELECT version, name, code_version FROM main.schema_version").rows() == [
-            (1, "core", __version__)
+            (number, name, __version__) for number, name in SCHEMA
         ]
 
 
@@ -74,8 +81,6 @@ def half_made(path):
     Lake.create(path / "whole").close()
     (path / "half" / DATA_FOLDER).mkdir(parents=True)
     connection = duckdb.connect()
-    from warehouse import extensions
-
     for name in ("ducklake", "sqlite_scanner"):
         extensions.load(connection, name)
     connection.execute(
@@ -89,7 +94,8 @@ def test_half_made_lake_is_finished_by_create_and_refused_by_open(tmp_path):
     path = half_made(tmp_path)
     for read_only in (False, True):
         with pytest.raises(
-            LakeError, match=rf"half has schema 0, this wellhouse .* reads 1: .*`wellhouse init {path}`"
+            LakeError,
+            match=rf"half has schema 0, this wellhouse .* reads {NEWEST}: .*`wellhouse init {path}`",
         ):
             Lake.open(path, read_only=read_only)
     with Lake.create(path) as lake:
@@ -144,11 +150,27 @@ def test_a_catalog_that_is_no_lake_is_refused(tmp_path):
             make(path)
 
 
-def test_team_addresses_are_refused_by_kind(tmp_path):
+def test_a_folder_takes_no_place_for_data_and_s3_alone_is_no_address(tmp_path):
     with pytest.raises(
-        LakeError, match="lake address 'postgres': this version keeps a lake in a local folder"
+        LakeError, match=f"{tmp_path / 'lake'} is a folder and keeps its data in itself: --data is"
     ):
-        Lake.create("postgres:host=db")
+        Lake.create(tmp_path / "lake", data="s3://bucket/x")
+    assert not (tmp_path / "lake").exists()
+    with pytest.raises(LakeError, match="a lake's address is a folder or postgres:…, not s3://…"):
+        Lake.create("s3://bucket/lake")
+
+
+def test_a_ducklake_of_somebody_else_is_refused(tmp_path):
+    path = half_made(tmp_path)
+    with duckdb.connect() as connection:
+        for name in ("ducklake", "sqlite_scanner"):
+            extensions.load(connection, name)
+        connection.execute(f"ATTACH 'ducklake:sqlite:{path / CATALOG_FILE}' AS theirs")
+        connection.execute("CREATE TABLE theirs.orders (i INTEGER)")
+    with pytest.raises(
+        LakeError, match=r"half is a DuckLake that Wellhouse did not make \(it holds orders\)"
+    ):
+        Lake.create(path)
 
 
 def test_newer_schema_is_refused(tmp_path):
@@ -161,7 +183,8 @@ def test_newer_schema_is_refused(tmp_path):
         )
     for make in (Lake.create, Lake.open, lambda where: Lake.open(where, read_only=True)):
         with pytest.raises(
-            LakeError, match=re.escape("written by wellhouse 9.9.9 (schema 999); this is 0.1.0 (schema 1)")
+            LakeError,
+            match=re.escape(f"written by wellhouse 9.9.9 (schema 999); this is 0.1.0 (schema {NEWEST})"),
         ):
             make(path)
 
@@ -173,7 +196,7 @@ def test_older_lake_is_brought_up_to_date_but_not_read_only(tmp_path):
     later = tmp_path / "later"
     for folder in ("warehouse", "schema", "sql"):
         shutil.copytree(REPOSITORY / folder, later / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (later / "schema" / "02_notes.sql").write_text("CREATE TABLE main.notes (note VARCHAR NOT NULL);")
+    (later / "schema" / "90_notes.sql").write_text("CREATE TABLE main.notes (note VARCHAR NOT NULL);")
     (later / "sql" / "main" / "05_note_count.sql").write_text(
         "CREATE OR REPLACE VIEW main.note_count AS SELECT count(*) AS n FROM main.notes;"
     )
@@ -195,9 +218,11 @@ def test_older_lake_is_brought_up_to_date_but_not_read_only(tmp_path):
     )
     assert done.stderr == ""
     refused, *rest = done.stdout.splitlines()
-    assert re.search(r"lake has schema 1, this wellhouse 0\.1\.0 reads 2: bring it up to date", refused)
-    assert rest == ["0", "[(1, 'core'), (2, 'notes')]", "0"]
-    with pytest.raises(LakeError, match=r"\(schema 2\); this is 0.1.0 \(schema 1\)"):
+    assert re.search(
+        rf"lake has schema {NEWEST}, this wellhouse 0\.1\.0 reads 90: bring it up to date", refused
+    )
+    assert rest == ["0", str([*SCHEMA, (90, "notes")]), "0"]
+    with pytest.raises(LakeError, match=rf"\(schema 90\); this is 0.1.0 \(schema {NEWEST}\)"):
         Lake.open(tmp_path / "lake")
 
 
@@ -358,7 +383,9 @@ def test_two_processes_make_one_lake(tmp_path):
     barrier = SPAWN.Barrier(2)
     assert together(make_lake, [(tmp_path / "lake", barrier)] * 2) == []
     with Lake.open(tmp_path / "lake") as lake:
-        assert lake.frame("SELECT version FROM main.schema_version")["version"].to_list() == [1]
+        assert lake.frame("SELECT version FROM main.schema_version")["version"].to_list() == [
+            number for number, _ in SCHEMA
+        ]
         assert lake.frame("SELECT writes FROM main.write_gate")["writes"].to_list() == [0]
 
 

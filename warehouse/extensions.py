@@ -14,7 +14,7 @@ def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
     Args:
         connection: an open DuckDB connection.
-        name: the extension, as in `duckdb-extension-<name>` (`ducklake`, `sqlite_scanner`).
+        name: the extension, as in `duckdb-extension-<name>` (`ducklake`, `httpfs`).
 
     Raises:
         LakeError: the wheel's file does not fit this DuckDB, or there is neither wheel nor network.
@@ -25,10 +25,14 @@ def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         if spec is None or not spec.submodule_search_locations:
             connection.execute(f"INSTALL {name}")
             connection.execute(f"LOAD {name}")
-            return
-        folder = Path(next(iter(spec.submodule_search_locations)))
-        file = next(folder.rglob(f"{name}.duckdb_extension"))
-        connection.execute(f"LOAD {literal(str(file))}")
+        else:
+            folder = Path(next(iter(spec.submodule_search_locations)))
+            file = next(folder.rglob(f"{name}.duckdb_extension"))
+            connection.execute(f"LOAD {literal(str(file))}")
+        if name == "httpfs":
+            # It copies AWS_… into settings, which any query can read; a secret in memory shows no key.
+            for setting in ("s3_access_key_id", "s3_secret_access_key", "s3_session_token"):
+                connection.execute(f"RESET GLOBAL {setting}")
     except (duckdb.Error, StopIteration) as error:
         message = f"DuckDB {duckdb.__version__} cannot load its extension {name!r}: pip install '{wheel}'"
         raise LakeError(message) from error

@@ -58,8 +58,12 @@ def build(lake: Lake, feature_set: str, *, recipe: str = "none", level: str = "t
         level: `treatment` or `consensus`.
 
     Raises:
-        SearchError: no profile, a zero vector, or a missing element; the message names it.
+        SearchError: no profile, a zero vector, or a missing element; the message names it. Or the lake is open as of
+            an older snapshot, whose index would take the place of the newest one's.
     """
+    if lake.as_of is not None:
+        message = f"{lake.address} is open as of {lake.as_of}: `nearest` searches it without an index; index the newest"
+        raise SearchError(message)
     with lake.reading():
         table = _searchable(profiles.read(lake, feature_set, recipe=recipe, level=_check_level(level)))
         card = _card(lake, table)
@@ -176,6 +180,12 @@ def _index(
         ):
             return index, None
         note = f"the index is older than the profiles: the lake itself was searched; renew it with {command}"
+        if lake.as_of is not None:
+            note = (
+                f"the index is of other profiles than those as of {lake.as_of}: the lake itself was searched"
+            )
+    elif lake.as_of is not None:
+        note = "there is no index of an older snapshot: the lake itself was searched"
     else:
         note = f"there is no index yet: the lake itself was searched; make one with {command}"
     table = _searchable(profiles.read(lake, feature_set, recipe=recipe, level=level))
@@ -198,7 +208,7 @@ def _searchable(table: Profiles) -> Profiles:
 
 
 def _path(lake: Lake, feature_set: str, recipe: str, level: str) -> Path:
-    return lake.path / INDEX_FOLDER / feature_set / f"{level}__{recipe}.index"
+    return lake.folder / INDEX_FOLDER / feature_set / f"{level}__{recipe}.index"
 
 
 def _card(lake: Lake, table: Profiles) -> dict[str, object]:

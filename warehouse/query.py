@@ -11,10 +11,11 @@ from warehouse.lake import Lake
 
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+|\([^)]*\)\s*)?", re.IGNORECASE)
-#: Table functions that write although they stand in a SELECT, and those that run a text or attach a database.
+#: Table functions that write although they stand in a SELECT, that run a text or attach a database, and that tell
+#: of keys.
 _EFFECTS = re.compile(
     r"ducklake_(?:add|cleanup|commit|delete|expire|flush|merge|rewrite|set)\w*|(?:force_)?checkpoint|query"
-    r"|sqlite_\w+|postgres_\w+"
+    r"|sqlite_\w+|postgres_\w+|duckdb_secrets|which_secret"
 )
 
 

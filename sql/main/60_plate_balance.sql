@@ -14,12 +14,16 @@ SELECT
     loads.cells_seen,
     loads.cells_in,
     loads.cells_rejected,
+    loads.profiles_seen,
+    loads.profiles_seen - loads.profiles_rejected AS profiles_in,
+    loads.profiles_rejected,
     loads.wells_in_layout,
     loads.wells_in,
     loads.wells_without_data,
     loads.wells_without_layout,
     loads.images_seen = loads.images_in + loads.images_rejected
     AND loads.cells_seen = loads.cells_in + loads.cells_rejected
+    AND loads.profiles_rejected BETWEEN 0 AND loads.profiles_seen
     AND loads.wells_in_layout + loads.wells_without_layout = loads.wells_in + loads.wells_without_data
         AS is_balanced
 FROM main.plate_loads AS loads;

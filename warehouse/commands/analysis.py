@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName, Where
+from warehouse.commands.options import DEFAULT_LAKE, AsJson, AsOf, LakePath, RecipeName, Where
 from warehouse.console import print_answer, print_records
 from warehouse.errors import WellhouseError
 
@@ -71,6 +71,7 @@ def nearest(
     ] = False,
     where: Where = None,
     level: Annotated[str, typer.Option("--level", help="treatment or consensus.")] = "treatment",
+    as_of: AsOf = None,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -79,9 +80,9 @@ def nearest(
     Example: `wellhouse nearest taxol@0.3uM --feature-set transfer --recipe standardize --not-same-compound`
     """
     from warehouse import nearest as search
-    from warehouse.lake import Lake
+    from warehouse.upkeep.moments import open_at
 
-    with Lake.open(lake, read_only=True) as opened:
+    with open_at(lake, as_of) as opened:
         answer = search.nearest(
             opened, treatment, feature_set, recipe=recipe, level=level, k=k, where=where,
             not_same_compound=not_same_compound, not_same_batch=not_same_batch,

@@ -4,12 +4,17 @@ from typing import Annotated
 
 import typer
 
-from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath
+from warehouse.commands.options import DEFAULT_LAKE, AsJson, AsOf, LakePath
 from warehouse.console import print_answer, print_status
 
 
 def init(
-    lake: Annotated[str, typer.Argument(help="Folder of the new lake.")] = DEFAULT_LAKE,
+    lake: Annotated[
+        str, typer.Argument(help="Folder of the new lake, or postgres:host=… dbname=… of a team's.")
+    ] = DEFAULT_LAKE,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Data of a team lake: s3://bucket/prefix, or a shared folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a lake, with templates of the CSV files that describe a screen.
@@ -19,11 +24,11 @@ def init(
     from warehouse.lake import Lake
     from warehouse.screens import write_templates
 
-    with Lake.create(lake) as made:
-        templates = made.path / "templates"
+    with Lake.create(lake, data=data) as made:
+        templates = made.folder / "templates"
         if not templates.exists():
             write_templates(templates)
-        answer = {"lake": str(made.path), "snapshot": made.snapshot(), "templates": str(templates)}
+        answer = {"lake": made.address, "snapshot": made.snapshot(), "templates": str(templates)}
     print_answer(answer, as_json, f"lake      {answer['lake']}\ntemplates {answer['templates']}")
 
 
@@ -31,6 +36,7 @@ def sql(
     query: Annotated[
         str, typer.Argument(help="One query; feature sets are schemas, shared tables are in main.")
     ],
+    as_of: AsOf = None,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -38,23 +44,23 @@ def sql(
 
     Example: `wellhouse sql "SELECT treatment, well_count FROM transfer.treatments"`
     """
-    from warehouse.lake import Lake
     from warehouse.query import sql as run
+    from warehouse.upkeep.moments import open_at
 
-    with Lake.open(lake, read_only=True) as opened:
+    with open_at(lake, as_of) as opened:
         table = run(opened, query)
     print_answer(table.to_dicts() if as_json else None, as_json, table)
 
 
-def status(lake: LakePath = DEFAULT_LAKE, as_json: AsJson = False) -> None:
+def status(as_of: AsOf = None, lake: LakePath = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """Show what the lake holds, what was rejected and why, and whether its checks pass.
 
     Example: `wellhouse status --lake screens.lake`
     """
-    from warehouse.lake import Lake
     from warehouse.status import status as run
+    from warehouse.upkeep.moments import open_at
 
-    with Lake.open(lake, read_only=True) as opened:
+    with open_at(lake, as_of) as opened:
         state = run(opened)
     print_status(state, as_json)
     if state.faults:

@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 LakePath = Annotated[
-    str, typer.Option("--lake", envvar="WELLHOUSE_LAKE", help="The lake's folder.", show_default=True)
+    str,
+    typer.Option(
+        "--lake", envvar="WELLHOUSE_LAKE", help="The lake: a folder, or postgres:…", show_default=True
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
@@ -26,4 +29,12 @@ Source = Annotated[
 ]
 Batch = Annotated[str | None, typer.Option("--batch", help="Batch of the plates, where the files name none.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Let wells go that are in and no longer come.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", help="The lake as it was: a snapshot (17, or -1), 2026-11-20 (its end), or a time; UTC."),
+]
+CompoundColumn = Annotated[
+    str | None,
+    typer.Option("--compound-column", help="Of a Broad platemap: the column that names the compound."),
+]
 DEFAULT_LAKE = "wellhouse.lake"
