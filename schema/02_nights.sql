@@ -1,4 +1,4 @@
--- The ledger of runs and plates, plates in quarantine, the steps of a night, and plates that a recipe leaves out.
+-- The ledger of runs and plates, quarantine, the steps of a night, and plates that a recipe leaves out.
 
 ALTER TABLE main.runs ADD COLUMN finished_at TIMESTAMP; -- NULL: still running, or killed
 ALTER TABLE main.runs ADD COLUMN outcome VARCHAR; -- done, failed

@@ -166,17 +166,30 @@ _RUNNING = {"execute", "executemany", "frame", "value", "sql", "query"}
 #: Placeholders that are neither a quoted name nor a constant, and why each can hold no value of a user.
 EXPLAINED = {
     ("warehouse/correct.py", "table"): "one of two names in the line above",
-    ("warehouse/extensions.py", "name"): "of an extension: called with two texts of ours",
-    ("warehouse/feature_sets.py", "feature_set.name"): "checked by check_name: [a-z0-9_] only",
+    ("warehouse/catalog.py", "given"): "texts of ours, with literal() around what is given",
+    ("warehouse/catalog.py", "moment"): "a number, or literal() around a time",
+    ("warehouse/catalog.py", "text"): "options of ours, with literal() around their values",
+    ("warehouse/extensions.py", "name"): "of an extension: called with texts of ours",
+    ("warehouse/extensions.py", "setting"): "one of the texts in the line above",
     ("warehouse/ingest.py", "columns"): "a text in the line above",
     ("warehouse/ingest.py", "table"): "one of two names in the line above",
-    ("warehouse/lake.py", "mode"): "one of two texts in the line above",
     ("warehouse/layouts.py", "new_rows"): "a text in the same function",
     ("warehouse/layouts.py", "table"): "insert() is called with names of ours or relation()",
+    ("warehouse/nights/plan.py", "table"): "one of two names of ours",
     ("warehouse/profiles.py", "corrected"): "a text in the lines above, with relation()",
     ("warehouse/profiles.py", "query"): "columns of ours, relation(), and predicate(), which is checked",
     ("warehouse/profiles.py", "', '.join(IDS[level])"): "columns of ours",
     ("warehouse/status.py", "name"): "one of the names in the line below",
+    ("warehouse/upkeep/compact.py", "function"): "called with two names of ours",
+    ("warehouse/upkeep/compact.py", "name"): "called with relation()",
+    ("warehouse/upkeep/differences.py", "name"): "called with relation()",
+    ("warehouse/upkeep/differences.py", "who"): "one of two texts in the line above",
+    ("warehouse/upkeep/rollback.py", "name"): "called with relation()",
+    ("warehouse/upkeep/rollback.py", "names"): "columns of ours, in the line above",
+    ("warehouse/upkeep/rollback.py", "of"): "a text in the line above, with relation()",
+    ("warehouse/upkeep/rollback.py", "rows"): "called with texts of this module, with relation()",
+    ("warehouse/upkeep/rollback.py", "table"): "one of three names in the line above, or relation()",
+    ("warehouse/upkeep/verify.py", "name"): "relation() in the lines above",
 }
 
 

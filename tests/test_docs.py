@@ -75,11 +75,17 @@ def test_two_nights(data_dir: Path, tmp_path: Path) -> None:
     wells = _json(lake, "sql", "SELECT count(*) AS n FROM main.plate_history WHERE outcome = 'added'")
     assert wells == [{"n": 12}]
     files = sorted((data_dir / "cell_atlas").glob("round[12]/*.parquet"))
-    expected = {file.name.split("_")[0]: pl.scan_parquet(file).select(pl.len()).collect().item() for file in files}
-    loads = _json(lake, "sql", "SELECT plate, profiles_seen, profiles_rejected, wells_in FROM main.plate_loads")
+    expected = {
+        file.name.split("_")[0]: pl.scan_parquet(file).select(pl.len()).collect().item() for file in files
+    }
+    loads = _json(
+        lake, "sql", "SELECT plate, profiles_seen, profiles_rejected, wells_in FROM main.plate_loads"
+    )
     assert {row["plate"]: row["profiles_seen"] for row in loads} == expected
     assert all(row["wells_in"] + row["profiles_rejected"] == row["profiles_seen"] for row in loads)
-    sets = _json(lake, "sql", "SELECT count(DISTINCT feature_names) AS n, count(*) AS m FROM main.feature_sets")
+    sets = _json(
+        lake, "sql", "SELECT count(DISTINCT feature_names) AS n, count(*) AS m FROM main.feature_sets"
+    )
     assert sets == [{"n": 12, "m": 12}]
 
 

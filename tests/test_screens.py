@@ -352,8 +352,8 @@ HEAD = "plate,well,field,channel,path\n"
         (HEAD + "P1,B02,1,DNA,x/../../y.tif\n", "row 2: path 'x/../../y.tif' leads out of"),
         (HEAD + "P1,B02,1,DNA,..\\..\\y.tif\n", "row 2: path '../../y.tif' leads out of"),
         (
-            HEAD + "P1,B02,1,DNA,s3://bucket/a.tif\n",
-            "row 2: 's3://bucket/a.tif' is an address, and only files",
+            HEAD + "P1,B02,1,DNA,gs://bucket/a.tif\n",
+            "row 2: 'gs://bucket/a.tif' is an address, and only files are read, on disk or on s3://",
         ),
         (
             HEAD + "P1,B02,1,DNA,no.tif\nP1,B02,2,DNA,no2.tif\n",
@@ -798,8 +798,8 @@ def test_source_and_batch_of_jump_by_column_and_by_folder(tmp_path: Path) -> Non
     ("text", "expected"),
     [
         (
-            "URL_OrigDNA,Metadata_Plate,Metadata_Well,Metadata_Site\ns3://cellpainting-gallery/a.tiff,P,A01,1\n",
-            "row 2: 's3://cellpainting-gallery/a.tiff' is an address, and only files are read",
+            "URL_OrigDNA,Metadata_Plate,Metadata_Well,Metadata_Site\nftp://images.org/a.tiff,P,A01,1\n",
+            "row 2: 'ftp://images.org/a.tiff' is an address, and only files are read",
         ),
         (JUMP_HEAD + "a.tif,https://x.org/P,P,A01,1\n", "row 2: 'https://x.org/P' is an address"),
         ("FileName_OrigDNA,Metadata_Plate,Metadata_Well,Metadata_Site\na,P,A01,1\n",

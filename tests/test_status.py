@@ -2,7 +2,6 @@
 
 import pytest
 from builders import SMALL, TINY, commit, layout, new_lake, plate, random_plate, small_lake, wide
-
 from test_upkeep_checks import PLANTED
 
 from warehouse import nearest, resources
@@ -78,7 +77,10 @@ def test_recipes_tell_what_waits_and_the_state_of_indexes(tmp_path):
         commit(lake, random_plate(("s", "b", "p2"), 2), wide(4))
         found = status(lake).recipes
         assert tuple(found.columns) == columns
-        assert found.rows() == [("wide", "standardize", 4, 1, 1, 0, "stale"), ("wide", "none", 4, 2, 0, 0, "stale")]
+        assert found.rows() == [
+            ("wide", "standardize", 4, 1, 1, 0, "stale"),
+            ("wide", "none", 4, 2, 0, 0, "stale"),
+        ]
 
 
 COPIES = {

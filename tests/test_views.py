@@ -266,7 +266,8 @@ def test_grain_of_a_view_is_unique(lake, path):
     name = resources.number_and_name(path)[1]
     relation = f"{'main' if path.parent.name == 'main' else 'tiny'}.{name}"
     total, distinct = rows(lake, f"SELECT count(*), count(DISTINCT row({keys})) FROM {relation}")[0]
-    assert total == distinct > 1
+    # The small lake's profiles have no fields: tests/test_quality.py looks at a lake that has them.
+    assert total == distinct > (-1 if name == "field_flags" else 1)
     assert (
         not rows(
             lake,

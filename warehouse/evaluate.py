@@ -117,7 +117,8 @@ def scored(
     kind = labels if "labels" in metrics.get(metric).needs else None
     query = (
         "SELECT count(*) FROM main.evaluations WHERE feature_set = ? AND recipe = ? AND metric = ? "
-        "AND label_kind IS NOT DISTINCT FROM ? AND json_extract_string(parameters, 'where') IS NOT DISTINCT FROM ? AND fingerprint = ?"
+        "AND label_kind IS NOT DISTINCT FROM ? "
+        "AND json_extract_string(parameters, 'where') IS NOT DISTINCT FROM ? AND fingerprint = ?"
     )
     slug = profiles.find_recipe(lake, target, recipe).name
     mark = _fingerprint(lake, feature_set, recipe)

@@ -11,7 +11,7 @@ from warehouse.errors import ProfileError
 from warehouse.lake import Lake, now
 from warehouse.names import unknown
 from warehouse.runs import Run
-from warehouse.sqltext import UNCORRECTED, expand, is_plain_name, statements
+from warehouse.sqltext import UNCORRECTED, expand, identifier, is_plain_name, statements
 
 #: Schemas that are not feature sets.
 _RESERVED = {"main", "information_schema", "pg_catalog"}
@@ -134,7 +134,7 @@ def ensure(lake: Lake, feature_set: FeatureSet, run: Run) -> None:
         return
     connection = lake.connection
     run.record(lake)
-    connection.execute(f"CREATE SCHEMA {feature_set.name}")
+    connection.execute(f"CREATE SCHEMA {identifier(feature_set.name)}")
     for path in resources.files("schema", "feature_set"):
         for statement in statements(path.read_text(encoding="utf-8")):
             connection.execute(expand(statement, feature_set.name))

@@ -98,3 +98,8 @@ def counts_of(reports: Iterable[object]) -> dict[str, int]:
         total[f"plates_{values['outcome']}"] += 1
         total.update({name: value for name, value in values.items() if isinstance(value, int)})
     return dict(total)
+
+
+def outcome_of(reports: Iterable[object]) -> str:
+    """Say whether a run left a plate undone."""
+    return "failed" if any(vars(report)["outcome"] == "failed" for report in reports) else "done"
