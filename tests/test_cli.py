@@ -19,6 +19,7 @@ import pytest
 import typer.main
 
 import cli
+from extractors import nights
 from extractors.simulator import SimulatorSettings, simulate_screen
 from warehouse import __version__
 
@@ -289,7 +290,7 @@ BAD: dict[str, tuple[Words, str]] = {
     "a damaged catalog": (lambda w, d: ["status", "--lake", file_of(d, JUNK, "catalog.sqlite").parent], "catalog.sqlite"),
     "init onto a file": (lambda w, d: ["init", w.profiles], "profiles.csv is a file"),
     "init into a full folder": (lambda w, d: ["init", w.screen], "screen is not empty"),
-    "a database address": (lambda w, d: ["status", "--lake", "postgres:dbname=x"], "'postgres'"),
+    "a database address": (lambda w, d: ["status", "--lake", "mysql://x/y"], "mysql"),
     # manifests
     "unknown column": (lambda w, d: ingest(w, manifest_of(d, "plate,wel,well,field,path_DNA\np,x,A01,1,dna.tif\n")), "'wel'"),
     "missing column": (lambda w, d: ingest(w, manifest_of(d, "plate,feld,well,path_DNA\np,1,A01,dna.tif\n")), "'feld'"),
@@ -487,6 +488,7 @@ def test_a_module_of_an_extra_that_is_missing_is_one_line(call, world, monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "extractors.transfer")
     monkeypatch.setitem(sys.modules, "timm", None)
+    nights._extractor.cache_clear()  # another test of this process may have made one
     check_one_line(
         call(*ingest(world, good(world))), "timm is not installed: pip install 'wellhouse[extract]'"
     )

@@ -69,7 +69,15 @@ def test_recipes_tell_what_waits_and_the_state_of_indexes(tmp_path):
         correct(lake, "wide", "standardize")
         nearest.build(lake, "wide")
         nearest.build(lake, "wide", recipe="standardize")
-        columns = ("feature_set", "recipe", "features", "plates", "plates_waiting", "index")
+        columns = (
+            "feature_set",
+            "recipe",
+            "features",
+            "plates",
+            "plates_waiting",
+            "plates_left_out",
+            "index",
+        )
         assert status(lake).recipes.rows() == [
             ("wide", "standardize", 4, 1, 0, 0, "fresh"),
             ("wide", "none", 4, 1, 0, 0, "fresh"),

@@ -74,6 +74,10 @@ def print_plates(reports: list[Any], as_json: bool) -> None:
     for report in failed:
         print(f"error: {report.reason}", file=sys.stderr)
     if failed:
+        print(
+            f"note: {len(failed)} in quarantine: mend what is wrong, then `wellhouse retry PLATE`",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -46,6 +46,7 @@ class ImportReport:
         images_rejected: of these, images of an input of cells that were left out whole, one row each.
         features_dropped: features of the input that `--align intersect` left out.
         notes: what else the input has and the lake lacks, in sentences.
+        path: of the input.
     """
 
     source: str
@@ -63,6 +64,7 @@ class ImportReport:
     images_rejected: int = 0
     features_dropped: int = 0
     notes: tuple[str, ...] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def import_profiles(
 
 def _unopened(path: Path, error: ProfileError, feature_set: str, settings: ImportSettings) -> ImportReport:
     key = (settings.source or DEFAULT, settings.batch or DEFAULT, settings.plate or path.name.split(".")[0])
-    return ImportReport(*key, "failed", reason=str(error), feature_set=feature_set)
+    return ImportReport(*key, "failed", reason=str(error), feature_set=feature_set, path=str(path))
 
 
 def _work(
@@ -228,7 +230,9 @@ def _key(said: dict[str, str], match: Key | None, settings: ImportSettings, path
 def _import_or_report(job: _Job, key: Key, aligned: Aligned, layout: pl.DataFrame | None) -> ImportReport:
     """Take one plate in; what stops it (its content, a disk, memory) stops no other plate."""
     plate, target = aligned.plate, aligned.target
-    report = ImportReport(*key, "failed", feature_set=target.name, level=plate.level, notes=plate.notes)
+    report = ImportReport(
+        *key, "failed", feature_set=target.name, level=plate.level, notes=plate.notes, path=str(plate.path)
+    )
     if aligned.reason is not None:
         return replace(report, reason=aligned.reason)
     try:

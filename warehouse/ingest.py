@@ -232,8 +232,8 @@ def _write(
         pl.lit(value).alias(column)
         for column, value in zip(("source", "batch", "plate"), plate.key, strict=True)
     ]
-    for cells in plate.cells:
-        layouts.insert(connection, relation(feature_set, "cells"), cells.with_columns(keys))
+    parts = (cells.with_columns(keys) for cells in plate.cells)
+    layouts.insert_parts(connection, relation(feature_set, "cells"), parts)
     for table, rows in (("fields", plate.fields), ("wells", plate.wells)):
         if len(rows):
             layouts.insert(connection, relation(feature_set, table), rows.with_columns(keys))

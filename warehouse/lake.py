@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import duckdb
 import polars as pl
 
-from warehouse import __version__, address, catalog, resources, trouble
+from warehouse import __version__, address, catalog, resources, trouble, turns
 from warehouse.address import Address
 from warehouse.catalog import CATALOG_FILE, DATA_FOLDER
 from warehouse.errors import LakeError
@@ -227,6 +227,11 @@ class Lake:
         if self.read_only:
             message = f"{self.address} is open read-only: open it for writing to change it"
             raise LakeError(message)
+        lock = None if self._path is None else self._path / f"{CATALOG_FILE}-writer"
+        with turns.turn(lock, RETRY_SECONDS):
+            return self._retried(work, gated)
+
+    def _retried(self, work: Callable[[duckdb.DuckDBPyConnection], T], gated: bool) -> T:
         deadline, pause = time.monotonic() + RETRY_SECONDS, 0.01
         while True:
             try:

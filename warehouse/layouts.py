@@ -1,12 +1,14 @@
 """Plates, their wells and their annotations in the lake: written beside the first profiles, kept unique."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from warehouse.errors import ScreenError
 from warehouse.lake import Lake, now
@@ -317,13 +319,44 @@ def put_annotations(lake: Lake, run: Run, annotations: pl.DataFrame) -> int:
         lake.connection.unregister("incoming")
 
 
-def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
+def insert(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame | pa.RecordBatchReader
+) -> None:
     """Append the columns of a frame, by name, to a table whose name is ours (quoted where it is a user's)."""
     connection.register("incoming", rows)
     try:
         connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
     finally:
         connection.unregister("incoming")
+
+
+def insert_parts(connection: duckdb.DuckDBPyConnection, table: str, parts: Iterable[pl.DataFrame]) -> None:
+    """Append frames of the same columns as one stream.
+
+    Until its transaction ends, DuckDB holds whatever was registered with it: frame by frame, all of a plate's cells.
+    """
+    waiting = iter(parts)
+    first = next(waiting, None)
+    if first is None:
+        return
+    schema = first.clear().to_arrow().schema
+    raised: list[BaseException] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for part in chain([first], waiting):
+                for rows in part.iter_slices(512):
+                    yield from rows.to_arrow().to_batches()
+        except BaseException as error:
+            raised.append(error)  # DuckDB would make a text of it
+            raise
+
+    try:
+        insert(connection, table, pa.RecordBatchReader.from_batches(schema, batches()))
+    except duckdb.Error as error:
+        if raised:
+            raise raised[0] from error
+        raise
 
 
 def per_plate(frame: pl.DataFrame) -> dict[tuple[str, str, str], pl.DataFrame]:

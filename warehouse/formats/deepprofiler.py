@@ -69,8 +69,8 @@ def read(paths: Sequence[Path], settings: ImportSettings) -> list[Plate]:
 def _site(path: Path, settings: ImportSettings) -> _Site:
     """Read plate, well and site off a path: <plate>/<well>/<site>.npz, or <plate>/<well>_<site>.npz."""
     ways = [(path.parent.parent.name, path.parent.name, path.stem)]
-    if match := _WELL_AND_SITE.fullmatch(path.stem):
-        ways.append((path.parent.name, match[1], match[2]))
+    if match := _WELL_AND_SITE.fullmatch(path.stem):  # first: a plate named P1 looks like a well, too
+        ways.insert(0, (path.parent.name, match[1], match[2]))
     for plate, well, field in ways:
         try:
             named = normalise(well)
