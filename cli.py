@@ -219,6 +219,15 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe, such as head, has what it wanted
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        from warehouse.trouble import unavailable
+
+        # Only trouble of a catalog, a storage or a disk is said in one line; a fault of ours must be seen whole.
+        found = unavailable(error, "the lake")
+        if found is None:
+            raise
+        typer.echo(f"error: {' '.join(str(found).split())}", err=True)
+        sys.exit(1)
 
 
 #: Modules of extras, for the message when one is not there.

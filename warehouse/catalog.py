@@ -1,7 +1,8 @@
 """Opening DuckDB with a lake attached: extensions, Postgres or SQLite, S3, a snapshot of the past."""
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def attach(
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def one_thread(connection: duckdb.DuckDBPyConnection, is_wanted: bool) -> Iterator[None]:
+    """Write with one thread inside the block: on a catalog in Postgres a commit is some fifty small queries.
+
+    DuckDB's threads wait for each of them in a loop that spins, the longer the more commits a connection has done
+    (the 500th took 1.2 to 1.5 times the 5th); the insert of a frame gains nothing from a second thread.
+    """
+    if not is_wanted:
+        yield
+        return
+    connection.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute("RESET threads")
 
 
 def data_path(connection: duckdb.DuckDBPyConnection) -> str:

@@ -228,7 +228,7 @@ class Lake:
             message = f"{self.address} is open read-only: open it for writing to change it"
             raise LakeError(message)
         lock = None if self._path is None else self._path / f"{CATALOG_FILE}-writer"
-        with turns.turn(lock, RETRY_SECONDS):
+        with turns.turn(lock, RETRY_SECONDS), catalog.one_thread(self.connection, self.is_team):
             return self._retried(work, gated)
 
     def _retried(self, work: Callable[[duckdb.DuckDBPyConnection], T], gated: bool) -> T:
