@@ -14,7 +14,7 @@ from extractors import pipeline, registry
 from extractors.base import Extractor, FieldSample
 from extractors.pipeline import PipelineSettings, PlateReport, ingest_screen
 from extractors.simulator import SimulatorSettings, simulate_screen
-from warehouse import status
+from warehouse import spool, status
 from warehouse.embeddings import to_matrix
 from warehouse.errors import ImageError, ProfileError, ScreenError, UnknownNameError
 from warehouse.lake import Lake
@@ -449,11 +449,9 @@ def test_spool_on_disk_gives_the_same_lake_as_in_memory(lake, folder, tmp_path, 
     settings = PipelineSettings(images_at_once=1)
     again(lake, folder, settings=settings)
     written = []
-    original = pl.DataFrame.write_parquet
+    original = spool.pa.OSFile
     monkeypatch.setattr(
-        pl.DataFrame,
-        "write_parquet",
-        lambda self, path, **how: (written.append(path), original(self, path, **how)),
+        spool.pa, "OSFile", lambda path, mode="rb": (written.append(Path(path)), original(path, mode))[1]
     )
     with Lake.create(tmp_path / "spooled") as other:
         again(other, folder, settings=replace(settings, spool_bytes=limit))

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import chain
 
 import duckdb
 import polars as pl
@@ -16,6 +15,8 @@ from warehouse.runs import Run
 from warehouse.sqltext import relation
 from warehouse.wells import treatment_expression, with_positions
 
+#: Rows of cells written by one statement, in bytes.
+_STREAM_BYTES = 2**26
 #: One plate, its key bound as parameters.
 PLATE = "source = ? AND batch = ? AND plate = ?"
 
@@ -331,32 +332,34 @@ def insert(
 
 
 def insert_parts(connection: duckdb.DuckDBPyConnection, table: str, parts: Iterable[pl.DataFrame]) -> None:
-    """Append frames of the same columns as one stream.
+    """Append frames of the same columns, as streams of a bounded size, each of which becomes a file.
 
-    Until its transaction ends, DuckDB holds whatever was registered with it: frame by frame, all of a plate's cells.
+    DuckDB reads a stream faster than it writes Parquet and keeps what waits, and a frame that was registered stays
+    with it until the transaction ends: either way a plate's cells would all be in memory.
     """
-    waiting = iter(parts)
-    first = next(waiting, None)
-    if first is None:
-        return
-    schema = first.clear().to_arrow().schema
+    batches = (
+        batch for part in parts for rows in part.iter_slices(512) for batch in rows.to_arrow().to_batches()
+    )
     raised: list[BaseException] = []
 
-    def batches() -> Iterator[pa.RecordBatch]:
+    def stream(first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        yield first
+        size = first.nbytes
         try:
-            for part in chain([first], waiting):
-                for rows in part.iter_slices(512):
-                    yield from rows.to_arrow().to_batches()
+            while size < _STREAM_BYTES and (batch := next(batches, None)) is not None:
+                size += batch.nbytes
+                yield batch
         except BaseException as error:
             raised.append(error)  # DuckDB would make a text of it
             raise
 
-    try:
-        insert(connection, table, pa.RecordBatchReader.from_batches(schema, batches()))
-    except duckdb.Error as error:
-        if raised:
-            raise raised[0] from error
-        raise
+    for first in batches:
+        try:
+            insert(connection, table, pa.RecordBatchReader.from_batches(first.schema, stream(first)))
+        except duckdb.Error as error:
+            if raised:
+                raise raised[0] from error
+            raise
 
 
 def per_plate(frame: pl.DataFrame) -> dict[tuple[str, str, str], pl.DataFrame]:

@@ -7,6 +7,10 @@ from types import TracebackType
 from typing import Self
 
 import polars as pl
+import pyarrow as pa
+
+#: Rows that are read back at once.
+_ROWS = 512
 
 
 class Spool:
@@ -37,13 +41,19 @@ class Spool:
         self._waiting.append(frame)
         self._waiting_bytes += int(frame.estimated_size())
         if self._waiting_bytes > self.limit_bytes:
-            path = Path(self._folder.name) / f"{len(self._files):06d}.parquet"
-            pl.concat(self._waiting).write_parquet(path, compression="lz4")
+            path = Path(self._folder.name) / f"{len(self._files):06d}.arrows"
+            table = pl.concat(self._waiting).to_arrow()
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table, max_chunksize=_ROWS)
             self._files.append(path)
             self._waiting, self._waiting_bytes = [], 0
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for path in self._files:
-            yield pl.read_parquet(path)
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    rows = pl.from_arrow(batch)
+                    assert isinstance(rows, pl.DataFrame)
+                    yield rows
         if self._waiting:
             yield pl.concat(self._waiting)

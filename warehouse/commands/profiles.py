@@ -95,7 +95,9 @@ def import_profiles(
     run = Run("import-profiles", {"files": [str(path) for path in files], "feature_set": feature_set})
     with Lake.open(lake) as opened:
         wells = None if layout is None else read_layout(layout, compound_column=compound_column)
-        labels = None if annotations is None else read_annotations(annotations, compound_column=compound_column)
+        labels = (
+            None if annotations is None else read_annotations(annotations, compound_column=compound_column)
+        )
         with progress_bars("plates") as progress:
             reports = importers.import_profiles(
                 opened, files, feature_set, layout=wells, annotations=labels, settings=settings,
