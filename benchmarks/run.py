@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-ALL = ("commit", "transfer", "memory", "import")
+ALL = ("commit", "transfer", "memory", "nights", "import")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MARK = "<!-- written by make bench: below this line -->"
 
