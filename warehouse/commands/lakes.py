@@ -13,7 +13,8 @@ def init(
         str, typer.Argument(help="Folder of the new lake, or postgres:host=… dbname=… of a team's.")
     ] = DEFAULT_LAKE,
     data: Annotated[
-        str | None, typer.Option("--data", help="Data of a team lake: s3://bucket/prefix, or a shared folder.")
+        str | None,
+        typer.Option("--data", help="Data of a team lake: s3://bucket/prefix, or a shared folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -31,7 +31,9 @@ Batch = Annotated[str | None, typer.Option("--batch", help="Batch of the plates,
 Replace = Annotated[bool, typer.Option("--replace", help="Let wells go that are in and no longer come.")]
 AsOf = Annotated[
     str | None,
-    typer.Option("--as-of", help="The lake as it was: a snapshot (17, or -1), 2026-11-20 (its end), or a time; UTC."),
+    typer.Option(
+        "--as-of", help="The lake as it was: a snapshot (17, or -1), 2026-11-20 (its end), or a time; UTC."
+    ),
 ]
 CompoundColumn = Annotated[
     str | None,
