@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from builders import TINY, commit, layout, new_lake, plate, small_lake, state
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -374,6 +374,7 @@ def test_the_platemaps_of_the_cell_atlas(tmp_path, data_dir):
 CELLS = st.text(st.sampled_from('ab ,\t"\n\r\x0b\u0085é1;'), max_size=4)
 
 
+@example([["1"], ["", "", ""]], False)
 @given(st.lists(st.lists(CELLS, min_size=1, max_size=3), max_size=5), st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_table_without_quotes_is_read_fast_to_the_same_rows(tmp_path, rows, end):

@@ -54,9 +54,10 @@ def _plain_rows(text: str, path: Path) -> tuple[pl.DataFrame, pl.Series] | None:
     first = text.partition("\n")[0]
     separator = "\t" if "\t" in first else ","
     header = _header(path, first.split(separator))
-    lines = text.count("\n") + (not text.endswith("\n"))
-    # No line is too long, says Polars; and as the separators are as many as they should be, none is too short.
-    if len(header) == 1 or text.count(separator) != lines * (len(header) - 1) or lines < 2:
+    lines = pl.Series(text.removesuffix("\n").split("\n"))
+    # Line by line: Polars passes over empty values beyond the last column, and fills those that a line lacks.
+    counts = lines.str.count_matches(separator, literal=True)
+    if len(header) == 1 or len(lines) < 2 or (counts != len(header) - 1).any():
         return None
     try:
         frame = pl.read_csv(
