@@ -26,6 +26,8 @@ KEY_ID, SECRET = "wellhousetestkey", "a-secret-that-must-never-be-seen"
 #: A user whom Postgres lets in by password only, and the password.
 GUARDED_USER, GUARDED_PASSWORD = "guarded", "another-secret-that-must-never-be-seen"
 _START_SECONDS = 30.0
+#: How long the S3 server keeps what it knows of a folder (as `rclone` writes it, and in seconds).
+_FOLDER_CACHE, _FOLDER_CACHE_SECONDS = "1ms", 0.001
 
 
 class Postgres:
@@ -162,7 +164,12 @@ class S3:
         """Make an empty bucket and return its name."""
         name = f"bucket-{next(self._numbers)}"
         (self.folder / name).mkdir()
+        self.look_again()
         return name
+
+    def look_again(self) -> None:
+        """Wait until the server sees what was just put into its folder past it."""
+        time.sleep(10 * _FOLDER_CACHE_SECONDS)
 
     def start(self, *, read_only: bool = False) -> None:
         """Start the server (again); one that runs is left as it is.
@@ -176,7 +183,7 @@ class S3:
         # with 0 for the time of the directories a HEAD that meets a PUT never comes back).
         command = [_rclone(), "serve", "s3", str(self.folder), "--addr", f"127.0.0.1:{self._port}"]
         command += ["--auth-key", f"{KEY_ID},{SECRET}", "--config", "", "--cache-dir", str(self._cache)]
-        command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms", "--poll-interval", "0"]
+        command += ["--vfs-cache-mode", "off", "--dir-cache-time", _FOLDER_CACHE, "--poll-interval", "0"]
         # Of real S3 no folder goes away, when its last file does, under a file that just comes in.
         command += ["--no-cleanup"]
         command += ["--log-file", str(self._log), *(["--read-only"] if read_only else [])]

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.servers import S3
 from warehouse import arrivals
 from warehouse.errors import PlaceError, UnknownNameError
 from warehouse.screens import read_screen
@@ -22,8 +23,8 @@ HEAD = "PathName_OrigDNA,FileName_OrigDNA,PathName_OrigER,FileName_OrigER,Metada
 class Tree:
     """A tree of files, on disk or in a bucket; every file is dated `OLD`."""
 
-    def __init__(self, folder: Path, location: str) -> None:
-        self.folder, self.location = folder, location
+    def __init__(self, folder: Path, location: str, s3: S3 | None = None) -> None:
+        self.folder, self.location, self._s3 = folder, location, s3
         folder.mkdir(parents=True)
 
     def put(self, name: str, data: str | bytes = "x", modified: float = OLD) -> str:
@@ -31,7 +32,13 @@ class Tree:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         os.utime(path, (modified, modified))
+        self.settle()
         return f"{self.location}/{name}"
+
+    def settle(self) -> None:
+        """Wait until the server sees what changed."""
+        if self._s3 is not None:
+            self._s3.look_again()
 
     def gallery(self, source: str, plate: str, fields: int = 2, batch: str = "B1") -> str:
         """A plate of well A01 in the gallery's layout."""
@@ -52,7 +59,7 @@ def tree(request, tmp_path) -> Tree:
         return Tree(tmp_path / "tree", str(tmp_path / "tree"))
     s3 = request.getfixturevalue("s3")
     bucket = s3.new_bucket()
-    return Tree(s3.folder / bucket / "tree", f"s3://{bucket}/tree")
+    return Tree(s3.folder / bucket / "tree", f"s3://{bucket}/tree", s3)
 
 
 def found(place: str, **settings) -> list[arrivals.Arrival]:
@@ -94,6 +101,7 @@ def test_a_plate_waits_until_it_is_whole(tree):
     ready = found(tree.location)[0]
     (images / "A01_1_ER.tif").unlink()
     (images / "A01_2_ER.tif").unlink()
+    tree.settle()
     one = found(tree.location)[0]
     address = f"{tree.location}/s1/images/B1/images/P1/A01_1_ER.tif"
     assert one.waits_for == f"2 of 4 image files are not there, the first {address}"
@@ -109,6 +117,7 @@ def test_a_plate_waits_until_it_is_whole(tree):
     tree.put("s1/images/B1/images/P1/A01_1_ER.tif")
     assert found(tree.location) == [ready]
     os.utime(tree.folder / manifest.removeprefix(f"{tree.location}/"), (NOW - 5, NOW - 5))
+    tree.settle()
     assert found(tree.location)[0].waits_for == f"{manifest} was changed 5 s ago, and must rest for 60 s"
     assert found(tree.location, channels=["DNA"])[0].files == 2
 
