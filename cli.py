@@ -185,6 +185,7 @@ COMMANDS = (
     layouts.import_layout,
     export.export,
     analysis.correct,
+    analysis.recipes,
     analysis.index,
     analysis.nearest,
     analysis.evaluate,

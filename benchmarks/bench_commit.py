@@ -22,7 +22,7 @@ PLATES = 200
 WELLS = [f"{chr(ord('A') + row)}{column:02d}" for row in range(16) for column in range(1, 25)]
 
 
-def plate(number: int, rng: np.random.Generator) -> PlateData:
+def plate(number: int, rng: np.random.Generator, dim: int = DIM) -> PlateData:
     """Make a plate of random profiles with a layout of 96 compounds × 4."""
     layout = pl.DataFrame(
         {
@@ -38,7 +38,7 @@ def plate(number: int, rng: np.random.Generator) -> PlateData:
     )
     counts = pl.lit(9, dtype=pl.Int32).alias("field_count"), pl.lit(2000, dtype=pl.Int32).alias("cell_count")
     wells = pl.DataFrame({"well": WELLS}).with_columns(
-        *counts, to_column(rng.normal(size=(len(WELLS), DIM)).astype(np.float32))
+        *counts, to_column(rng.normal(size=(len(WELLS), dim)).astype(np.float32))
     )
     key = ("bench", "B1", f"P{number:04d}")
     return PlateData(key, f"content {number}", layout, None, (), pl.DataFrame(), wells, pl.DataFrame())

@@ -391,7 +391,7 @@ BAD: dict[str, tuple[Words, str]] = {
     "no recipe": (lambda w, d: ["correct", "profiles", "--recipe", "+", "--lake", w.lake], "'+'"),
     "parameter of a step": (
         lambda w, d: ["correct", "profiles", "--recipe", "sphering(lambada=1)", "--lake", w.lake], "'lambada'. Did you mean 'lambda'"),
-    "number of a step": (lambda w, d: ["correct", "profiles", "--recipe", "sphering(lambda=x)", "--lake", w.lake], "lambda='x'"),
+    "number of a step": (lambda w, d: ["correct", "profiles", "--recipe", "sphering(lambda=x)", "--lake", w.lake], "lambda=x"),
     "recipe that was never fitted": (
         lambda w, d: ["nearest", "drug0", "--feature-set", "profiles", "--recipe", "center", "--lake", w.lake], "'center'"),
     "unknown level": (

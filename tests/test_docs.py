@@ -9,6 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from warehouse.recipes import NAMED
+from warehouse.steps import STEPS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -87,6 +90,17 @@ def test_two_nights(data_dir: Path, tmp_path: Path) -> None:
         lake, "sql", "SELECT count(DISTINCT feature_names) AS n, count(*) AS m FROM main.feature_sets"
     )
     assert sets == [{"n": 12, "m": 12}]
+
+
+@pytest.mark.slow
+def test_correction(data_dir: Path, tmp_path: Path) -> None:
+    follow(REPOSITORY / "docs" / "correction.md", tmp_path, {"DATA": str(data_dir)})
+
+
+def test_every_step_and_named_recipe_stands_in_the_docs() -> None:
+    page = (REPOSITORY / "docs" / "correction.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert listed == [recipe.name for recipe in NAMED] + [step.name for step in STEPS]
 
 
 def _json(lake: Path, *arguments: str) -> object:

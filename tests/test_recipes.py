@@ -9,19 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse.errors import RecipeError, UnknownNameError
-from warehouse.recipes import Recipe, StoredFit, fit_transform, parse, transform
-from warehouse.steps import STEPS, Center, MadRobustize, Sphering, Standardize
+from warehouse.fitting import StoredFit, fit_transform, transform
+from warehouse.recipes import Recipe, parse
+from warehouse.steps import COLUMNS, STEPS, Wells
+from warehouse.steps.scaling import Center, MadRobustize, Standardize
+from warehouse.steps.sphering import Sphering
 
 NAN = float("nan")
 
 
 def wells(plates, per_plate=8, controls=4):
     rows = [
-        ("s", f"b{plate[1]}", plate, "negative" if i < controls else "none")
+        (
+            "s", f"b{plate[1]}", plate, f"A{i + 1:02d}", 1, i + 1, "DMSO" if i < controls else f"x{i % 2}@1uM",
+            "DMSO" if i < controls else f"x{i % 2}", "negative" if i < controls else "none", 50 + 7 * i + ord(plate[1]),
+        )
         for plate in plates
         for i in range(per_plate)
-    ]
-    return pl.DataFrame(rows, schema=["source", "batch", "plate", "control_type"], orient="row")
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 
 def profiles(n, d=5, seed=0):
@@ -77,14 +83,15 @@ def test_any_recipe_survives_its_text(steps):
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("sphring", UnknownNameError, r"unknown recipe step 'sphring'. Did you mean 'sphering'\?.*none"),
+        ("sphring", UnknownNameError, r"unknown recipe or step 'sphring'. Did you mean 'sphering'\?.*none"),
         (
             "sphering(lamda=1)",
             UnknownNameError,
             r"parameter of step sphering 'lamda'. Did you mean 'lambda'\?",
         ),
         ("sphering(on=control)", UnknownNameError, r"'control'. Did you mean 'controls'\?"),
-        ("sphering(lambda=small)", RecipeError, r"lambda='small' is no number: write such as lambda=0.001"),
+        ("sphering(lambda=small)", RecipeError, r"sphering\(lambda=small\): give a number above 0"),
+        ("sphering(epsilon=x)", RecipeError, r"epsilon='x' is no number: write such as epsilon=0.001"),
         ("sphering(lambda=-1)", RecipeError, r"sphering\(lambda=-1.0\): give a number above 0"),
         ("sphering(lambda)", RecipeError, r"'lambda' in step sphering: write parameter=value"),
         ("sphering(on=all,on=all)", RecipeError, r"parameter 'on' of step sphering is given twice"),
@@ -120,30 +127,39 @@ def test_steps_are_applied_in_order_plate_by_plate_on_their_controls():
         expected[rows] -= expected[rows].mean(axis=0)  # b1 holds p1 only, b2 p2 only
     np.testing.assert_allclose(result.profiles, expected, atol=1e-12)
     assert [(fit.step_index, fit.source, fit.batch, fit.plate) for fit in result.fits] == [
-        (0, "s", fit.batch, fit.plate) for fit in result.fits[:2]
-    ] + [(1, "s", fit.batch, None) for fit in result.fits[2:]]
-    assert {fit.plate for fit in result.fits[:2]} == {"p1", "p2"}
+        (0, None, None, None), (0, "s", "b1", "p1"), (0, "s", "b2", "p2"),
+        (1, None, None, None), (1, "s", "b1", None), (1, "s", "b2", None),
+    ]  # fmt: skip
 
 
 def test_plates_of_one_name_in_two_batches_are_two_plates():
     groups = wells(["p1", "p1"]).with_columns(batch=pl.Series(["x"] * 8 + ["y"] * 8))
     result = fit_transform(parse("mad_robustize"), profiles(16), groups)
-    assert [fit.batch for fit in result.fits] == ["x", "y"]
+    assert [fit.batch for fit in result.fits] == [None, "x", "y"]
+
+
+#: Steps that need a parameter to leave something of these wells, and how near later wells come to those of the fit
+#: where the step's own result is another computation (`Step.together`).
+ADAPTED = {"noise": "noise(cutoff=5)", "mad_variation": "mad_variation(threshold=1e-6)"}
+NEAR = {"inverse_normal": 1e-9, "harmony": 1e-5}
 
 
 @pytest.mark.parametrize("text", [step.name for step in STEPS] + ["mad_robustize+sphering(lambda=0.01)"])
 def test_stored_fits_give_the_same_numbers(text):
-    groups, X = wells(["p1", "p2", "p3"]), profiles(24, d=9)
+    groups, X, names = wells(["p1", "p2", "p3"]), profiles(24, d=9), list("abcdefghi")
     X[groups["plate"].to_numpy() == "p2", 4] = 1.5  # dropped by mad_robustize for all plates
-    recipe = parse(text)
-    first = fit_transform(recipe, X, groups)
-    again = transform(recipe, X, groups, first.fits)
-    np.testing.assert_array_equal(again.profiles, first.profiles)
+    recipe, near = parse(ADAPTED.get(text, text)), NEAR.get(text, 0)
+    first = fit_transform(recipe, X, groups, names)
+    again = transform(recipe, X, groups, first.fits, names)
+    np.testing.assert_allclose(again.profiles, first.profiles, rtol=near, atol=near)
     assert again.fits == []
     one = (groups["plate"] == "p2").to_numpy()
-    alone = transform(recipe, X[one][::-1], groups.filter(one).reverse(), first.fits)
-    np.testing.assert_allclose(alone.profiles[::-1], first.profiles[one], rtol=1e-12, atol=1e-12)
+    alone = transform(recipe, X[one][::-1], groups.filter(one).reverse(), first.fits, names)
+    np.testing.assert_allclose(
+        alone.profiles[::-1], first.profiles[one], rtol=max(near, 1e-12), atol=max(near, 1e-12)
+    )
     np.testing.assert_array_equal(alone.kept, first.kept)
+    assert alone.names == first.names
 
 
 def test_a_known_plate_needs_no_controls_any_more():
@@ -163,7 +179,7 @@ def test_a_new_plate_is_fitted_on_itself_and_sphered_with_the_stored_fit():
     assert [(fit.step_index, fit.plate) for fit in later.fits] == [(0, "p3")]
     sphering = next(fit.arrays for fit in first.fits if fit.step_index == 1)
     z = (new - new[:4].mean(axis=0)) / new[:4].std(axis=0)
-    np.testing.assert_allclose(later.profiles, Sphering().transform(z, sphering))
+    np.testing.assert_allclose(later.profiles, Sphering().transform(z, Wells(), sphering))
     # With its own fit stored too, the plate comes out the same.
     again = transform(recipe, new, wells(["p3"]), first.fits + later.fits)
     np.testing.assert_array_equal(again.profiles, later.profiles)
@@ -177,8 +193,9 @@ def test_a_constant_feature_leaves_the_whole_feature_set_and_is_recorded():
     result = fit_transform(parse("mad_robustize"), X, groups, ["a", "b", "c", "d"])
     assert result.kept.tolist() == [True, False, True, False]
     assert result.profiles.shape == (16, 2)
-    assert [fit.arrays["constant"].tolist() for fit in result.fits] == [[0, 1, 0, 0], [0, 0, 0, 1]]
-    assert [fit.arrays["keep"].tolist() for fit in result.fits] == [[1, 0, 1, 0]] * 2
+    assert [fit.arrays["constant"].tolist() for fit in result.fits[1:]] == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    assert [fit.arrays["keep"].tolist() for fit in result.fits] == [[1, 0, 1, 0]] * 3
+    assert (result.names, result.constant) == (("a", "c"), ("b", "d"))
 
 
 def test_a_mask_of_a_later_step_counts_from_the_features_left():

@@ -1,24 +1,56 @@
-"""Correcting a feature set with a recipe: the fit is stored, and plates that come later are corrected with it."""
+"""Correcting a feature set with a recipe: the fit is stored, and plates that come later are corrected with it.
 
-from collections.abc import Collection, Sequence
+Plates are read in stretches of bounded memory, and a plate that comes later is corrected without reading the others.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from warehouse import feature_sets, layouts, profiles, recipes, resources
-from warehouse.embeddings import to_column
+from warehouse import feature_sets, fits, fitting, layouts, levels, profiles, recipes, resources
+from warehouse.embeddings import to_column, to_matrix
 from warehouse.errors import RecipeError
 from warehouse.feature_sets import FeatureSet
+from warehouse.fits import Plate
+from warehouse.fitting import MEMORY_MB
 from warehouse.lake import Lake, now
-from warehouse.recipes import Corrected, Recipe, StoredFit
+from warehouse.recipes import KEYS, Recipe
 from warehouse.runs import Run
+from warehouse.scratch import Scratch
 from warehouse.sqltext import expand, relation, statements
 
-_KEYS = ["source", "batch", "plate"]
-Plate = tuple[str, str, str]
+_KEYS = list(KEYS)
+
+# The rows that a recipe corrects: where they are, what steps may know of their well (`steps.COLUMNS`), and the counts
+# that go on with its profile.
+_TABLES = {"well": "wells", "field": "fields"}
+_WELL = (
+    "layout.row_number, layout.column_number, layout.treatment, layout.compound, "
+    "coalesce(layout.control_type, 'none') AS control_type"
+)
+_KEY = "SELECT profiles.source, profiles.batch, profiles.plate, profiles.well, "
+_ROWS = {
+    "well": _KEY + _WELL + ", profiles.field_count, profiles.cell_count, profiles.embedding",
+    "field": _KEY + "profiles.field, " + _WELL + ", profiles.cell_count, profiles.embedding",
+}
+_ORDER = {
+    "well": " ORDER BY profiles.source, profiles.batch, profiles.plate, profiles.well",
+    "field": " ORDER BY profiles.source, profiles.batch, profiles.plate, profiles.well, profiles.field",
+}
+_LAYOUT = (
+    "LEFT JOIN main.wells AS layout ON profiles.source = layout.source AND profiles.batch = layout.batch "
+    "AND profiles.plate = layout.plate AND profiles.well = layout.well"
+)
+
+# Bounds, by which files of other plates are passed over, and the very plates between them.
+_STRETCH = (
+    "profiles.source = ? AND profiles.batch = ? AND profiles.plate BETWEEN ? AND ? "
+    "AND list_contains(?, profiles.plate)"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +66,7 @@ class CorrectReport:
     features_dropped: tuple[str, ...]
     constant_features: tuple[str, ...]
     plates_left_out: tuple[str, ...]
+    notes: tuple[str, ...]
     outcome: str
 
 
@@ -42,7 +75,13 @@ class _ChangedMeanwhileError(Exception):
 
 
 def correct(
-    lake: Lake, feature_set: str, recipe: str, *, refit: bool = False, run: Run | None = None
+    lake: Lake,
+    feature_set: str,
+    recipe: str,
+    *,
+    refit: bool = False,
+    memory_mb: int = MEMORY_MB,
+    run: Run | None = None,
 ) -> CorrectReport:
     """Write `wells__<recipe>`, its views and its fit, in one transaction.
 
@@ -53,8 +92,10 @@ def correct(
     Args:
         lake: open for writing.
         feature_set: its name.
-        recipe: steps, as `mad_robustize+sphering(lambda=0.01)`.
+        recipe: steps, as `mad_robustize+sphering(lambda=0.01)`, or a name of `recipes.NAMED`.
         refit: fit again.
+        memory_mb: profiles that take more than half of it are worked on in a temporary file, in blocks. The wells
+            that a step is fitted on for the whole set are held besides.
         run: that this belongs to; None for one of its own.
 
     Returns:
@@ -65,14 +106,20 @@ def correct(
         UnknownNameError: no such feature set or step.
     """
     parsed = recipes.parse(recipe)
-    if parsed.slug == "none":
+    if not parsed.steps:
         message = "recipe 'none' needs no correction: the profiles as they came in have that name already"
         raise RecipeError(message)
+    if memory_mb < 64:
+        message = f"memory of {memory_mb} MB: allow 64 or more"
+        raise RecipeError(message)
     target = feature_sets.find(lake, feature_set)
+    if parsed.level == "field" and target.entry_level == "well":
+        message = f"recipe {recipe!r} corrects fields, and feature set {feature_set!r} came in as wells: it has none"
+        raise RecipeError(message)
     own = Run("correct", {"feature_set": target.name, "recipe": parsed.text, "refit": refit})
     for _ in range(5):
         try:
-            report = _correct(lake, target, parsed, refit, run or own)
+            report = _correct(lake, target, parsed, refit, memory_mb, run or own)
         except _ChangedMeanwhileError:
             continue
         if run is None:
@@ -84,77 +131,186 @@ def correct(
     raise RecipeError(message)
 
 
-def _correct(lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool, run: Run) -> CorrectReport:
-    before = profiles.fingerprint(lake, target.name, recipe.slug)
-    wells = profiles.read(lake, target.name, level="well")
-    if wells.rows.is_empty():
-        message = f"feature set {target.name!r} has no wells yet: ingest a plate first"
-        raise RecipeError(message)
-    # A well without a layout is no control; the recipe's steps treat it like any other.
-    groups = wells.rows.with_columns(pl.col("control_type").fill_null("none"))
-    is_fitted = bool(
-        lake.value(
-            "SELECT count(*) FROM main.recipes WHERE feature_set = ? AND recipe = ?",
-            [target.name, recipe.slug],
-        )
-    )
-    lacking = recipes.lacking(recipe, groups)
-    able = ~_is_among(groups, lacking)
-    if not able.any():
-        plate, reason = next(iter(lacking.items()))
-        message = (
-            f"recipe {recipe.text!r} can correct none of the {len(lacking)} plates of feature set {target.name!r}; "
-            f"plate {plate[2]!r}: {reason}: mark its controls as negative in the layout, or use on=all"
-        )
-        raise RecipeError(message)
-    left_out = _left_out(lake, target.name, recipe.slug)
-    done = _corrected(lake, target.name, recipe.slug) if is_fitted and not refit else set()
-    chosen = able & ~_is_among(groups, done)
-    if not chosen.any() and left_out == lacking:
-        left = profiles.find_recipe(lake, target, recipe.slug).feature_names
-        return _report(target, recipe, groups.clear(), None, "unchanged", left, lacking)
-    # Where every plate was replaced, no profile is left to stay comparable with: that is a new fit.
-    fresh = bool((chosen | ~able).all())
-    if fresh:
-        rows = groups.filter(pl.Series(able))
-        result = recipes.fit_transform(recipe, wells.matrix[able], rows, target.feature_names)
-    else:
-        stored = [
-            fit
-            for fit in _stored(lake, target.name, recipe.slug)
-            if (fit.source, fit.batch, fit.plate) not in _anew(groups, chosen, done)
-        ]
-        rows = groups.filter(pl.Series(chosen))
-        result = recipes.transform(recipe, wells.matrix[chosen], rows, stored, target.feature_names)
-    fitted_anew = _anew(groups, chosen, done)
-    groups = groups.filter(pl.Series(chosen))
-    names = [name for name, kept in zip(target.feature_names, result.kept, strict=True) if kept]
+def _correct(
+    lake: Lake, target: FeatureSet, recipe: Recipe, refit: bool, memory_mb: int, run: Run
+) -> CorrectReport:
+    with lake.reading():
+        before = profiles.fingerprint(lake, target.name, recipe.slug)
+        query = "SELECT max(steps) FROM main.recipes WHERE feature_set = ? AND recipe = ?"
+        steps = lake.value(query, [target.name, recipe.slug])
+        if steps is not None and steps != recipe.text and not refit:
+            message = (
+                f"recipe {recipe.slug!r} was fitted as {steps!r} and now is {recipe.text!r}: "
+                "fit it anew with --refit"
+            )
+            raise RecipeError(message)
+        plates = _plates(lake, target)
+        done = _corrected(lake, target.name, recipe.slug) if steps is not None and not refit else set()
+        # What stands corrected could be fitted; a plate that is to come into such a batch goes by the batch's fit.
+        counts = _counts(lake, target, recipe, [plate for plate in plates if plate not in done])
+        lacking = recipes.lacking(recipe, counts, {(source, batch) for source, batch, _ in done})
+        chosen: list[Plate] = [plate for plate in counts.select(_KEYS).rows() if plate not in lacking]
+        if not (chosen or done):
+            _refuse(target, recipe, lacking)
+        if not chosen and fits.left_out(lake, target.name, recipe.slug) == lacking:
+            left = profiles.find_recipe(lake, target, recipe.slug).feature_names
+            return _report(target, recipe, [], 0, "unchanged", left, lacking)
+        # Where every plate was replaced, no profile is left to stay comparable with: that is a new fit.
+        fresh = not done
+        anew = _anew(chosen, done)
+        if chosen:
+            stored = None if fresh else fits.stored(lake, target.name, recipe.slug, chosen, anew)
+            rows, work = _read(lake, target, recipe, counts.filter(_is_among(counts, chosen)), memory_mb)
+    if not chosen:
+        return _leave_out(lake, target, recipe, lacking, run)
+    state = fitting.run(recipe, work, rows, target.feature_names, stored, memory_mb)
+    wells = 0
 
-    def work(connection: duckdb.DuckDBPyConnection) -> None:
+    def parts() -> Iterator[pl.DataFrame]:
+        nonlocal wells
+        for part in _corrected_wells(recipe, rows, state.work, memory_mb):
+            wells += len(part)
+            yield part
+
+    def put(connection: duckdb.DuckDBPyConnection) -> None:
+        nonlocal wells
+        wells = 0
         if profiles.fingerprint(lake, target.name, recipe.slug) != before:
             raise _ChangedMeanwhileError
         run.record(lake)
         if fresh:
-            _begin(connection, target, recipe, names, run, is_fitted)
-        corrected = groups.select(*_KEYS, "well", "field_count", "cell_count")
-        corrected = corrected.with_columns(to_column(result.profiles.astype(np.float32)))
+            _begin(connection, target, recipe, list(state.names), run, steps is not None)
         table = relation(target.name, "wells", recipe.slug)
-        connection.register("anew", pl.DataFrame(sorted(fitted_anew, key=str), schema=_KEYS, orient="row"))
+        connection.register("anew", pl.DataFrame(sorted(anew, key=str), schema=_KEYS, orient="row"))
         connection.execute(
             f"DELETE FROM {table} WHERE (source, batch, plate) IN (SELECT (source, batch, plate) FROM anew)"
         )
         connection.execute(
-            "DELETE FROM main.recipe_fits WHERE feature_set = ? AND recipe = ? AND (source, batch, "
-            "coalesce(plate, '')) IN (SELECT (source, batch, coalesce(plate, '')) FROM anew)",
+            "DELETE FROM main.recipe_fits WHERE feature_set = ? AND recipe = ? AND source IS NOT NULL AND "
+            "(source, batch, coalesce(plate, '')) IN (SELECT (source, batch, coalesce(plate, '')) FROM anew)",
             [target.name, recipe.slug],
         )
         connection.unregister("anew")
-        layouts.insert(connection, table, corrected)
-        _store(connection, target.name, recipe, result)
-        _put_left_out(connection, target.name, recipe.slug, lacking)
+        layouts.insert_parts(connection, table, parts())
+        fits.store(connection, target.name, recipe, state.fits)
+        fits.put_left_out(connection, target.name, recipe.slug, lacking)
 
-    lake.transaction(work)
-    return _report(target, recipe, groups, result, "fitted" if fresh else "extended", names, lacking)
+    lake.transaction(put)
+    state.work.close()
+    outcome = "fitted" if fresh else "extended"
+    return _report(target, recipe, chosen, wells, outcome, state.names, lacking, state)
+
+
+def _leave_out(
+    lake: Lake, target: FeatureSet, recipe: Recipe, lacking: dict[Plate, str], run: Run
+) -> CorrectReport:
+    """Note which plates a recipe has to leave out, where that is all that is new."""
+
+    def put(connection: duckdb.DuckDBPyConnection) -> None:
+        run.record(lake)
+        fits.put_left_out(connection, target.name, recipe.slug, lacking)
+
+    lake.transaction(put)
+    left = profiles.find_recipe(lake, target, recipe.slug).feature_names
+    return _report(target, recipe, [], 0, "extended", left, lacking)
+
+
+def _refuse(target: FeatureSet, recipe: Recipe, lacking: dict[Plate, str]) -> None:
+    if not lacking:
+        message = f"feature set {target.name!r} has no {recipe.level}s yet: ingest a plate first"
+        raise RecipeError(message)
+    plate, reason = next(iter(lacking.items()))
+    message = (
+        f"recipe {recipe.text!r} can correct none of the {len(lacking)} plates of feature set {target.name!r}; "
+        f"plate {plate[2]!r}: {reason}: mark its controls as negative in the layout, or use on=all"
+    )
+    raise RecipeError(message)
+
+
+def _plates(lake: Lake, target: FeatureSet) -> list[Plate]:
+    """Name the plates of a feature set that have wells, ordered."""
+    rows = lake.connection.execute(
+        "SELECT source, batch, plate FROM main.plate_loads WHERE feature_set = ? AND wells_in > 0 ORDER BY ALL",
+        [target.name],
+    ).fetchall()
+    return [(source, batch, plate) for source, batch, plate in rows]
+
+
+def _counts(lake: Lake, target: FeatureSet, recipe: Recipe, plates: Sequence[Plate]) -> pl.DataFrame:
+    """Count the rows of plates that a recipe corrects, without reading an embedding: all, controls, treated."""
+    table = relation(target.name, _TABLES[recipe.level])
+    query = (
+        'SELECT profiles.source, profiles.batch, profiles.plate, count(*) AS "all", '
+        "count(*) FILTER (layout.control_type = 'negative') AS controls, "
+        "count(*) FILTER (layout.control_type IS DISTINCT FROM 'negative') AS treated "
+        f"FROM {table} AS profiles " + _LAYOUT + " WHERE " + _STRETCH + " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    )
+    schema: dict[str, type[pl.DataType]] = dict.fromkeys(_KEYS, pl.String)
+    schema |= dict.fromkeys(("all", "controls", "treated"), pl.Int64)
+    counts = [pl.DataFrame(schema=schema)]
+    for (source, batch), part in itertools.groupby(plates, key=lambda plate: plate[:2]):
+        names = [plate for _, _, plate in part]
+        counts.append(lake.frame(query, [source, batch, names[0], names[-1], names]))
+    return pl.concat(counts)
+
+
+def _read(
+    lake: Lake, target: FeatureSet, recipe: Recipe, counts: pl.DataFrame, memory_mb: int
+) -> tuple[pl.DataFrame, Scratch]:
+    """Read the rows of plates, ordered, and their profiles: in memory, or where they take too much, in a file."""
+    n, d = int(counts["all"].sum()), target.dim
+    work = Scratch(n, d, in_memory=8 * n * d <= (memory_mb << 20) // 2)
+    table = relation(target.name, _TABLES[recipe.level])
+    query = (
+        _ROWS[recipe.level]
+        + f" FROM {table} AS profiles "
+        + _LAYOUT
+        + " WHERE "
+        + _STRETCH
+        + _ORDER[recipe.level]
+    )
+    parts, first = [], 0
+    for source, batch, plates, _ in _stretches(counts, (memory_mb << 20) // (32 * 4 * d)):
+        frame = lake.frame(query, [source, batch, plates[0], plates[-1], plates])
+        matrix = to_matrix(frame["embedding"], d)
+        parts.append(frame.drop("embedding"))
+        fitting.refuse_infinite(matrix, parts[-1], target.feature_names)
+        work.write(first, matrix.astype(np.float64))
+        first += len(frame)
+    return pl.concat(parts), work
+
+
+def _stretches(counts: pl.DataFrame, limit: int) -> Iterator[tuple[str, str, list[str], int]]:
+    """Put plates of one batch together, in order, up to a number of rows, and count them; a large plate comes alone."""
+    for (source, batch), of_batch in itertools.groupby(counts.iter_rows(), key=lambda row: (row[0], row[1])):
+        plates, rows = list[str](), 0
+        for _, _, plate, count, *_ in of_batch:
+            if plates and rows + count > limit:
+                yield source, batch, plates, rows
+                plates, rows = [], 0
+            plates.append(plate)
+            rows += count
+        yield source, batch, plates, rows
+
+
+def _corrected_wells(
+    recipe: Recipe, rows: pl.DataFrame, work: Scratch, memory_mb: int
+) -> Iterator[pl.DataFrame]:
+    """Give the corrected wells, in parts of whole plates: source, batch, plate, well, counts, embedding."""
+    counts = rows.group_by(_KEYS, maintain_order=True).agg(pl.len())
+    first = 0
+    for *_, count in _stretches(counts, (memory_mb << 20) // (32 * 8 * work.shape[1])):
+        part = rows[first : first + count]
+        corrected = work.read(first, first + count).astype(np.float32)
+        first += count
+        if recipe.level == "well":
+            columns = part.select(*_KEYS, "well", "field_count", "cell_count")
+            yield columns.with_columns(to_column(corrected))
+            continue
+        fields = part.select(*_KEYS, "well", "field", "cell_count").with_columns(to_column(corrected))
+        for plate in fields.partition_by(_KEYS, maintain_order=True):
+            keys = [pl.lit(plate[key][0]).alias(key) for key in _KEYS]
+            yield levels.wells_from_fields(plate.drop(_KEYS), work.shape[1], "mean").with_columns(keys)
 
 
 def _corrected(lake: Lake, feature_set: str, recipe: str) -> set[Plate]:
@@ -163,44 +319,21 @@ def _corrected(lake: Lake, feature_set: str, recipe: str) -> set[Plate]:
     return set(lake.connection.execute(f"SELECT DISTINCT source, batch, plate FROM {table}").fetchall())
 
 
-def _left_out(lake: Lake, feature_set: str, recipe: str) -> dict[Plate, str]:
-    """Read which plates the recipe's table is known to lack, and why."""
-    rows = lake.connection.execute(
-        "SELECT source, batch, plate, reason FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?",
-        [feature_set, recipe],
-    ).fetchall()
-    return {(source, batch, plate): reason for source, batch, plate, reason in rows}
+def _is_among(counts: pl.DataFrame, plates: Collection[Plate]) -> pl.Series:
+    """Tell of each row whether its plate is among these."""
+    wanted = set(plates)
+    return pl.Series([plate in wanted for plate in counts.select(_KEYS).iter_rows()], dtype=pl.Boolean)
 
 
-def _put_left_out(
-    connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: str, lacking: dict[Plate, str]
-) -> None:
-    connection.execute(
-        "DELETE FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?", [feature_set, recipe]
-    )
-    if lacking:
-        rows = [(feature_set, recipe, *plate, reason) for plate, reason in sorted(lacking.items())]
-        columns = ("feature_set", "recipe", *_KEYS, "reason")
-        layouts.insert(connection, "main.recipe_left_out", pl.DataFrame(rows, schema=columns, orient="row"))
-
-
-def _is_among(groups: pl.DataFrame, plates: Collection[Plate]) -> NDArray[np.bool_]:
-    """Tell of each well whether its plate is among these."""
-    return np.array([plate in plates for plate in groups.select(_KEYS).iter_rows()], dtype=bool)
-
-
-def _anew(
-    groups: pl.DataFrame, chosen: NDArray[np.bool_], done: Collection[Plate]
-) -> set[tuple[str, str, str | None]]:
+def _anew(chosen: Collection[Plate], done: Collection[Plate]) -> set[tuple[str, str, str | None]]:
     """Name the plates that are fitted on themselves, and as (source, batch, None) the batches.
 
     A plate that is to be corrected was never fitted, or its wells were replaced. A batch keeps its fit while
     one of its plates stands corrected with it: the others stay comparable with that one.
     """
-    plates = groups.select(_KEYS).filter(pl.Series(chosen)).unique().rows()
     kept = {(source, batch) for source, batch, _ in done}
-    batches = {(source, batch) for source, batch, _ in plates} - kept
-    return set(plates) | {(source, batch, None) for source, batch in batches}
+    batches = {(source, batch) for source, batch, _ in chosen} - kept
+    return set(chosen) | {(source, batch, None) for source, batch in batches}
 
 
 def _begin(
@@ -231,91 +364,32 @@ def _begin(
     )
 
 
-def _store(
-    connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: Recipe, result: Corrected
-) -> None:
-    """Write fits as rows: a one-dimensional array is one row, a matrix one row a line."""
-    rows = [
-        (
-            feature_set,
-            recipe.slug,
-            fit.step_index,
-            recipe.steps[fit.step_index].name,
-            fit.source,
-            fit.batch,
-            fit.plate,
-            name,
-            None if array.ndim < 2 else line,
-            values.tolist(),
-        )
-        for fit in result.fits
-        for name, array in fit.arrays.items()
-        for line, values in enumerate(np.atleast_2d(array))
-    ]
-    if not rows:
-        return
-    schema: dict[str, pl.DataType | type[pl.DataType]] = {
-        "feature_set": pl.String,
-        "recipe": pl.String,
-        "step": pl.Int32,
-        "step_name": pl.String,
-        "source": pl.String,
-        "batch": pl.String,
-        "plate": pl.String,
-        "array_name": pl.String,
-        "array_row": pl.Int32,
-        "array_values": pl.List(pl.Float64),
-    }
-    layouts.insert(connection, "main.recipe_fits", pl.DataFrame(rows, schema=schema, orient="row"))
-
-
-def _stored(lake: Lake, feature_set: str, recipe: str) -> list[StoredFit]:
-    """Read the fits back as they were made."""
-    frame = lake.frame(
-        "SELECT step, source, batch, plate, array_name, array_row, array_values FROM main.recipe_fits "
-        "WHERE feature_set = ? AND recipe = ? ORDER BY ALL",
-        [feature_set, recipe],
-    )
-    fits: dict[tuple[object, ...], dict[str, list[tuple[int | None, list[float]]]]] = {}
-    for step, source, batch, plate, name, line, values in frame.iter_rows():
-        fits.setdefault((step, source, batch, plate), {}).setdefault(name, []).append((line, values))
-    found = []
-    for (step, source, batch, plate), arrays in fits.items():
-        made = {
-            name: np.array(lines[0][1]) if lines[0][0] is None else np.array([values for _, values in lines])
-            for name, lines in arrays.items()
-        }
-        found.append(StoredFit(int(str(step)), _text(source), _text(batch), _text(plate), made))
-    return found
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _report(
     target: FeatureSet,
     recipe: Recipe,
-    groups: pl.DataFrame,
-    result: Corrected | None,
+    plates: Sequence[Plate],
+    wells: int,
     outcome: str,
-    left: Sequence[str],
+    names: Sequence[str],
     lacking: dict[Plate, str],
+    state: fitting.State | None = None,
 ) -> CorrectReport:
-    kept = set(left)
-    constant: set[int] = set()
-    for fit in result.fits if result is not None else []:
-        if "constant" in fit.arrays and len(fit.arrays["constant"]) == target.dim:
-            constant |= set(np.flatnonzero(fit.arrays["constant"] > 0).tolist())
+    left = set(names)
+    dropped = (
+        ()
+        if state is not None and state.is_renamed
+        else tuple(n for n in target.feature_names if n not in left)
+    )
     return CorrectReport(
         target.name,
         recipe.slug,
         recipe.text,
-        groups.select(_KEYS).unique().height,
-        len(groups),
-        len(kept),
-        tuple(name for name in target.feature_names if name not in kept),
-        tuple(target.feature_names[i] for i in sorted(constant)),
+        len(plates),
+        wells,
+        len(names),
+        dropped,
+        () if state is None else tuple(state.constant),
         tuple(f"{plate[2]} ({reason})" for plate, reason in sorted(lacking.items())),
+        () if state is None else tuple(state.notes),
         outcome,
     )
