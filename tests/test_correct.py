@@ -9,8 +9,10 @@ from builders import commit, layout, new_lake, plate, random_plate, wide
 
 from warehouse import fits, fitting, profiles, recipes
 from warehouse.correct import correct
+from warehouse.embeddings import to_column
 from warehouse.errors import RecipeError, UnknownNameError
 from warehouse.status import status
+from warehouse.steps import Wells
 
 SET = wide(4)
 ONE, TWO, THREE = ("s", "b1", "p1"), ("s", "b1", "p2"), ("s", "b2", "p3")
@@ -329,3 +331,88 @@ def test_batch_without_controls_is_left_out_of_a_fit_by_batch(lake):
     commit(lake, random_plate(("s", "b9", "p10"), 10), SET)
     report = correct(lake, "wide", "standardize(scope=batch)")
     assert (report.plates, report.plates_left_out) == (2, ())
+
+
+def test_a_new_plate_is_corrected_though_the_files_of_all_others_are_gone(tmp_path):
+    """Nothing of the others is read, neither what came in nor what was corrected."""
+    new = random_plate(THREE, 3, treatments=40)
+    with new_lake(tmp_path / "lake") as made:
+        for key, seed in PLATES.items():
+            commit(made, random_plate(key, seed, treatments=40), SET)
+        slug = correct(made, "wide", ALL_SCOPE).recipe
+        files = list((tmp_path / "lake" / "data" / "wide" / "wells").rglob("*.parquet"))
+        assert len(files) == len(PLATES)
+        for path in files:
+            path.unlink()
+        commit(made, new, SET)
+        assert correct(made, "wide", ALL_SCOPE).outcome == "extended"
+        stored_fits = fits.stored(made, "wide", slug, [THREE], [])
+        found = np.array(list(corrected(made, ALL_SCOPE, "p3").values()))
+    fit = next(fit.arrays for fit in stored_fits if fit.step_index == 1)
+    expected = (
+        recipes.parse(ALL_SCOPE).steps[1].transform(np.array(list(by_hand(new).values())), Wells(), fit)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_recipe_of_fields_makes_wells_of_their_means(tmp_path):
+    rng = np.random.default_rng(5)
+    target = replace(SET, name="imaged", entry_level="field")
+    with new_lake(tmp_path / "lake") as made:
+        expected = {}
+        for key in (ONE, TWO):
+            data = random_plate(key, 1)
+            wells = [well for well in data.wells["well"] for _ in range(3)]
+            ids = pl.DataFrame({"well": wells, "field": ["1", "2", "3"] * len(data.wells), "cell_count": 7})
+            profile = rng.normal(size=(len(ids), 4)).astype(np.float32)
+            fields = ids.with_columns(pl.col("cell_count").cast(pl.Int32), to_column(profile))
+            commit(made, replace(data, fields=fields), target)
+            expected[key] = (ids["well"].to_list(), profile.astype(float))
+        report = correct(made, "imaged", "fields:sphering(lambda=0.1)")
+        assert (report.recipe[:15], report.wells) == ("fields_sphering", 20)
+        controls = np.vstack([p[[w.startswith("A") for w in names]] for names, p in expected.values()])
+        values, vectors = np.linalg.eigh(np.cov(controls.T, ddof=0))
+        turned = vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T
+        table = profiles.read(made, "imaged", recipe=report.recipe, level="well")
+        assert set(table.rows["field_count"]) == {3}
+        assert set(table.rows["cell_count"]) == {21}
+        for row, found in zip(table.rows.iter_rows(named=True), table.matrix, strict=True):
+            names, profile = expected[row["source"], row["batch"], row["plate"]]
+            mean = profile[[name == row["well"] for name in names]].mean(axis=0)
+            np.testing.assert_allclose(found, (mean - controls.mean(axis=0)) @ turned, rtol=1e-4, atol=1e-5)
+        assert correct(made, "imaged", "fields:sphering(lambda=0.1)").outcome == "unchanged"
+
+
+def test_a_recipe_of_fields_is_refused_where_there_are_only_wells(lake):
+    with pytest.raises(
+        RecipeError, match="'microsnoop' corrects fields, and feature set 'wide' came in as wells"
+    ):
+        correct(lake, "wide", "microsnoop")
+
+
+def test_a_recipe_with_a_name_keeps_it_and_its_steps_are_recorded(lake):
+    report = correct(lake, "wide", "moshkov")
+    assert (report.recipe, report.steps) == ("moshkov", "sphering")
+    table = profiles.read(lake, "wide", recipe="moshkov", level="treatment")
+    assert table.recipe == "moshkov"
+    # The name came to mean other steps: what stands in the lake is not extended with them.
+    lake.connection.execute("UPDATE main.recipes SET steps = 'standardize' WHERE recipe = 'moshkov'")
+    with pytest.raises(
+        RecipeError, match="'moshkov' was fitted as 'standardize' and now is 'sphering': fit it anew"
+    ):
+        correct(lake, "wide", "moshkov")
+    assert correct(lake, "wide", "moshkov", refit=True).outcome == "fitted"
+
+
+def test_features_that_a_step_makes_have_their_own_names_and_later_plates_get_them(lake):
+    slug = correct(lake, "wide", "pca(components=2)").recipe
+    assert profiles.read(lake, "wide", recipe=slug, level="well").feature_names == ("pc_1", "pc_2")
+    commit(lake, random_plate(THREE, 3), SET)
+    report = correct(lake, "wide", "pca(components=2)")
+    assert (report.outcome, report.features, report.features_dropped) == ("extended", 2, ())
+    assert profiles.read(lake, "wide", recipe=slug, level="treatment").matrix.shape[1] == 2
+
+
+def test_too_little_memory_is_refused(lake):
+    with pytest.raises(RecipeError, match="memory of 10 MB: allow 64 or more"):
+        correct(lake, "wide", "standardize", memory_mb=10)
