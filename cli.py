@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from warehouse import __version__
-from warehouse.commands import analysis, export, lakes, layouts, profiles, quality, upkeep
+from warehouse.commands import (
+    aggregation,
+    analysis,
+    export,
+    lakes,
+    layouts,
+    profile,
+    profiles,
+    quality,
+    upkeep,
+)
 from warehouse.commands.options import (
     DEFAULT_LAKE,
     Annotations,
@@ -63,10 +73,11 @@ def ingest(
     dna_channel: Annotated[str | None, typer.Option("--dna-channel", help="Where nuclei are found.")] = None,
     cell_channel: Annotated[str | None, typer.Option("--cell-channel", help="Where cells are found.")] = None,
     field_operator: Annotated[
-        str, typer.Option("--field-operator", help="Cells to field: median, mean.")
+        str, typer.Option("--field-operator", help="Cells to field: median, mean, trimmed_mean.")
     ] = "median",
     well_operator: Annotated[
-        str, typer.Option("--well-operator", help="Fields to well: mean, median, weighted_mean.")
+        str,
+        typer.Option("--well-operator", help="Fields to well: mean, median, trimmed_mean, weighted_mean."),
     ] = "mean",
     plate: Annotated[
         list[str] | None, typer.Option("--plate", help="Only this plate; may be repeated.")
@@ -184,8 +195,10 @@ COMMANDS = (
     profiles.import_profiles,
     layouts.import_layout,
     export.export,
+    profile.profile,
     analysis.correct,
     analysis.recipes,
+    aggregation.operators,
     analysis.index,
     analysis.nearest,
     analysis.evaluate,

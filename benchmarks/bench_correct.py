@@ -1,7 +1,6 @@
 """Correction in the lake: one new plate among few and among many, and all plates at once within a bound of memory."""
 
 import json
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks import bench_commit
-from benchmarks.measure import Row, in_process
+from benchmarks.measure import Row, in_process, peak_mib
 from warehouse import ingest
 from warehouse.correct import correct
 from warehouse.feature_sets import FeatureSet
@@ -90,13 +89,13 @@ def _memory(folder: Path) -> dict[str, float]:
     """Fit on profiles that are far larger than the memory allowed, and tell what the process took for it."""
     with Lake.open(folder) as lake:
         lake.connection.execute("SET memory_limit = '512MB'")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mib()
         start = perf_counter()
         correct(lake, "bench", RECIPE, memory_mb=MEMORY_MB)
         taken = perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak_mib()
     matrix = WIDE_PLATES * 384 * WIDE * 8 / 2**20
-    return {"peak_mib": (peak - before) / 1024, "seconds": taken, "matrix_mib": matrix}
+    return {"peak_mib": peak - before, "seconds": taken, "matrix_mib": matrix}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import psutil
 
-from benchmarks.measure import Row, in_process
+from benchmarks.measure import Row, in_process, peak_mib
 
 CELLS, FEATURES, CELLS_PER_IMAGE = 75_000, 500, 150  # about 1 GB
 WELLS, DIM = 384, 384
@@ -221,8 +221,6 @@ def import_file(file: Path, lake_path: Path) -> None:
 
 def import_wells(folder: Path, plates: int) -> dict[str, float]:
     """Write plates of seeded profiles, take them in, and return the wall time and this process's peak memory."""
-    import resource
-
     from warehouse.importers import import_profiles
     from warehouse.lake import Lake
 
@@ -242,7 +240,7 @@ def import_wells(folder: Path, plates: int) -> dict[str, float]:
     seconds = perf_counter() - start
     if {report.outcome for report in reports} != {"added"}:
         raise RuntimeError(str(reports[0]))
-    return {"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "mib": peak_mib()}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Peak memory of ingesting plates, few against many: it must not grow with their number."""
 
 import json
-import resource
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Row, in_process
+from benchmarks.measure import Row, in_process, peak_mib
 
 FEW, MANY = 2, 8
 
@@ -39,7 +38,7 @@ def ingest(plates: int) -> float:
         extractor = registry.create("transfer", CHANNELS, {"size": 32, "crop": 64})
         with Lake.create(Path(folder) / "lake") as lake:
             pipeline.ingest_screen(lake, screen, extractor)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -30,6 +31,15 @@ def seconds(work: Callable[[], object], repeats: int, warm_up: int = 1) -> float
         work()
         times.append(perf_counter() - start)
     return median(times)
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has had, in MiB.
+
+    Not `ru_maxrss`: Linux counts in it what the process had that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def in_process(module: str, *arguments: str) -> dict[str, float]:

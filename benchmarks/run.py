@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-ALL = ("commit", "transfer", "memory", "nights", "import")
+ALL = ("commit", "transfer", "memory", "nights", "import", "aggregate", "views", "correct", "sphering")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MARK = "<!-- written by make bench: below this line -->"
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import trim_mean
 
 from warehouse.aggregate import aggregate
 from warehouse.errors import ProfileError, UnknownNameError
@@ -14,7 +15,7 @@ NAN = float("nan")
 
 
 def naive(codes, profiles, operator):
-    function = {"mean": np.mean, "median": np.median}[operator]
+    function = {"mean": np.mean, "median": np.median, "trimmed_mean": lambda v: trim_mean(v, 0.1)}[operator]
     rows = []
     for code in sorted(set(codes.tolist())):
         row = []
@@ -40,7 +41,7 @@ def test_values_worked_by_hand():
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), operator=st.sampled_from(["mean", "median"]))
+@given(data=st.data(), operator=st.sampled_from(["mean", "median", "trimmed_mean"]))
 def test_equals_a_naive_loop_in_any_row_order(data, operator):
     n = data.draw(st.integers(0, 30))
     d = data.draw(st.integers(1, 4))
@@ -81,7 +82,7 @@ def test_a_mean_is_accumulated_in_double_precision():
     assert result[0, 0] == np.float32((2.0**24 + len(profiles) - 1) / len(profiles))
 
 
-@pytest.mark.parametrize("operator", ["mean", "median"])
+@pytest.mark.parametrize("operator", ["mean", "median", "trimmed_mean"])
 def test_does_not_depend_on_threads_nor_change_its_input(operator):
     rng = np.random.default_rng(5)
     codes = np.sort(rng.integers(0, 400, 40_000))
@@ -102,7 +103,8 @@ def test_an_infinite_value_is_a_value():
 
 def test_unknown_operator_is_named():
     with pytest.raises(
-        UnknownNameError, match=r"operator 'medain'. Did you mean 'median'\? Known: mean, median"
+        UnknownNameError,
+        match=r"operator 'medain'. Did you mean 'median'\? Known: mean, median, trimmed_mean",
     ):
         aggregate(np.zeros(1, np.int64), np.zeros((1, 1)), "medain")
 

@@ -178,6 +178,7 @@ EXPLAINED = {
     ("warehouse/ingest.py", "table"): "one of two names in the line above",
     ("warehouse/layouts.py", "new_rows"): "a text in the same function",
     ("warehouse/layouts.py", "table"): "insert() is called with names of ours or relation()",
+    ("warehouse/levels.py", "target.dim"): "a number",
     ("warehouse/nights/plan.py", "table"): "one of two names of ours",
     ("warehouse/profiles.py", "corrected"): "a text in the lines above, with relation()",
     ("warehouse/profiles.py", "query"): "columns of ours, relation(), and predicate(), which is checked",

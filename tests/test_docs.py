@@ -97,6 +97,11 @@ def test_correction(data_dir: Path, tmp_path: Path) -> None:
     follow(REPOSITORY / "docs" / "correction.md", tmp_path, {"DATA": str(data_dir)})
 
 
+@pytest.mark.slow
+def test_aggregation(data_dir: Path, tmp_path: Path) -> None:
+    follow(REPOSITORY / "docs" / "aggregation.md", tmp_path, {"DATA": str(data_dir)})
+
+
 def test_every_step_and_named_recipe_stands_in_the_docs() -> None:
     page = (REPOSITORY / "docs" / "correction.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)

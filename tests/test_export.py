@@ -71,7 +71,7 @@ def bits(matrix: np.ndarray) -> np.ndarray:
 # --- what is written
 
 
-@pytest.mark.parametrize("level", ["well", "treatment", "batch", "source", "consensus"])
+@pytest.mark.parametrize("level", ["well", "treatment", "compound", "batch", "source", "consensus"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_rows_are_those_of_the_lake_in_the_order_of_their_ids(lake, tmp_path, ending, level):
     expected = profiles.read(lake, "tiny", level=level)

@@ -13,6 +13,8 @@ from warehouse.sqltext import expand
 
 FILES = [path for folder in ("main", "feature_set", "checks") for path in resources.files("sql", folder)]
 VIEWS = [path for folder in ("main", "feature_set") for path in resources.files("sql", folder)]
+#: Other texts of the view `consensus`, for other operators.
+CONSENSUS = resources.files("sql", "consensus")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,40 @@ def test_treatments_are_means_over_wells(lake):
     assert rows(lake, f"{labels} WHERE treatment = 'taxol@3uM'") == [
         ("taxol", 3.0, "uM", ["Actin disruptors", "Microtubule stabilizers"], ["TUBA1A", "TUBB"], None, None)
     ]
+
+
+def test_what_stands_beside_a_profile(lake):
+    beside = "well_count, control_count, plate_count, plates, sources FROM tiny"
+    assert rows(
+        lake, f"SELECT {beside}.treatments WHERE compound IN ('DMSO', 'nocodazole') ORDER BY compound"
+    ) == [
+        (5, 5, 4, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3", "s2/b1/p4"], ["s1", "s2"]),
+        (2, 0, 2, ["s1/b2/p3", "s2/b1/p4"], ["s1", "s2"]),
+    ]
+    only = "WHERE treatment = 'taxol@0.3uM' AND source = 's1'"
+    assert rows(lake, f"SELECT {beside}.sources {only}") == [
+        (3, 0, 3, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3"], ["s1"])
+    ]
+    assert rows(lake, f"SELECT {beside}.consensus WHERE treatment = 'taxol@3uM'") == [
+        (1, 0, 1, ["s1/b1/p1"], ["s1"])
+    ]
+
+
+def test_compounds_are_means_over_wells_of_every_concentration(lake):
+    """Taxol: (1+3+3+5+11)/5, (2+4+6)/3, (3+5+5+7+13)/5; aspirin has no well with data."""
+    facts = "compound, treatments, control_type, well_count, batches, moa, target, pathway"
+    assert rows(lake, f"SELECT {facts} FROM tiny.compounds ORDER BY compound") == [
+        ("DMSO", ["DMSO"], "negative", 5, ["s1/b1", "s1/b2", "s2/b1"], None, None, None),
+        (
+            "nocodazole", ["nocodazole@1uM"], "mixed", 2, ["s1/b2", "s2/b1"],
+            ["Microtubule destabilizers"], None, None,
+        ),
+        (
+            "taxol", ["taxol@0.3uM", "taxol@3uM"], "none", 5, ["s1/b1", "s1/b2", "s2/b1"],
+            ["Actin disruptors", "Microtubule stabilizers"], ["TUBA1A", "TUBB"], ["cytoskeleton"],
+        ),
+    ]  # fmt: skip
+    assert vectors(lake, "SELECT embedding FROM tiny.compounds WHERE compound = 'taxol'") == [[4.6, 4.0, 6.6]]
 
 
 def test_batches_and_sources_are_means_within(lake):
@@ -241,13 +277,13 @@ def relations(text, own):
     }
 
 
-@pytest.mark.parametrize("path", VIEWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*VIEWS, *CONSENSUS], ids=lambda path: path.stem)
 def test_header_of_a_view(path):
     title, parts = header(path)
-    name = resources.number_and_name(path)[1]
+    name = "consensus" if path in CONSENSUS else resources.number_and_name(path)[1]
     text = path.read_text(encoding="utf-8")
     assert re.fullmatch(rf"{name}: .+\.", title), title
-    schema = path.parent.name
+    schema = "main" if path.parent.name == "main" else "feature_set"
     assert re.search(rf"CREATE OR REPLACE VIEW {schema}\.{name} AS\n", text)
     assert list(parts) == ["Grain", "Reads", "Columns"]
     assert parts["Grain"].startswith("one row per (")

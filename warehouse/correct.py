@@ -3,6 +3,7 @@
 Plates are read in stretches of bounded memory, and a plate that comes later is corrected without reading the others.
 """
 
+import io
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -273,11 +274,19 @@ def _read(
     for source, batch, plates, _ in _stretches(counts, (memory_mb << 20) // (32 * 4 * d)):
         frame = lake.frame(query, [source, batch, plates[0], plates[-1], plates])
         matrix = to_matrix(frame["embedding"], d)
-        parts.append(frame.drop("embedding"))
+        parts.append(_apart(frame.drop("embedding")))
         fitting.refuse_infinite(matrix, parts[-1], target.feature_names)
         work.write(first, matrix.astype(np.float64))
         first += len(frame)
     return pl.concat(parts), work
+
+
+def _apart(frame: pl.DataFrame) -> pl.DataFrame:
+    """Copy a frame: columns that DuckDB gave together live in one piece of memory, embeddings and all."""
+    copy = io.BytesIO()
+    frame.write_ipc(copy)
+    copy.seek(0)
+    return pl.read_ipc(copy)
 
 
 def _stretches(counts: pl.DataFrame, limit: int) -> Iterator[tuple[str, str, list[str], int]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -11,10 +12,13 @@ from warehouse.errors import ProfileError
 from warehouse.lake import Lake, now
 from warehouse.names import unknown
 from warehouse.runs import Run
-from warehouse.sqltext import UNCORRECTED, expand, identifier, is_plain_name, statements
+from warehouse.sqltext import DEFAULT_OPERATORS, UNCORRECTED, expand, identifier, is_plain_name, statements
 
 #: Schemas that are not feature sets.
 _RESERVED = {"main", "information_schema", "pg_catalog"}
+#: Operators of the views above wells: of all but `consensus`, and of that one.
+TREATMENT_OPERATORS = ("mean", "median", "trimmed_mean")
+CONSENSUS_OPERATORS = ("mean_of_sources", "mean", "median", "trimmed_mean", "modz")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ def ensure(lake: Lake, feature_set: FeatureSet, run: Run) -> None:
             connection.execute(expand(statement, feature_set.name))
     create_views(connection, feature_set.name, "none", feature_set.dim)
     connection.execute(
-        "INSERT INTO main.feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO main.feature_sets (feature_set, extractor, extractor_version, weights, parameters, channels, dim, "
+        "feature_names, entry_level, field_operator, well_operator, run, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             feature_set.name,
             feature_set.extractor,
@@ -160,16 +166,102 @@ def ensure(lake: Lake, feature_set: FeatureSet, run: Run) -> None:
     known[feature_set.name] = feature_set
 
 
+def operators(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
+    """Read the operators of the views of a feature set: `treatment_operator` and `consensus_operator`.
+
+    Those of the default where the lake has no such feature set (yet), or is read as of before it held operators.
+    """
+    found = (
+        connection.execute("SELECT * FROM main.feature_sets WHERE feature_set = ?", [name]).pl().to_dicts()
+    )
+    row = found[0] if found else {}
+    return {setting: row.get(setting) or default for setting, default in DEFAULT_OPERATORS.items()}
+
+
+def set_operators(
+    lake: Lake, name: str, *, treatment: str | None = None, consensus: str | None = None
+) -> dict[str, str]:
+    """Choose how views above wells aggregate, and renew those of the feature set and of its recipes.
+
+    Args:
+        lake: open for writing.
+        name: of the feature set.
+        treatment: of `TREATMENT_OPERATORS`, for treatments, compounds, batches and sources; None leaves it.
+        consensus: of `CONSENSUS_OPERATORS`, for consensus; None leaves it.
+
+    Returns:
+        The operators that it has now, as `operators`.
+
+    Raises:
+        UnknownNameError: no such feature set or operator.
+    """
+    if treatment is not None and treatment not in TREATMENT_OPERATORS:
+        raise unknown(treatment, "treatment operator", TREATMENT_OPERATORS)
+    if consensus is not None and consensus not in CONSENSUS_OPERATORS:
+        raise unknown(consensus, "consensus operator", CONSENSUS_OPERATORS)
+    find(lake, name)
+    run = Run("operators", {"feature_set": name, "treatment": treatment, "consensus": consensus})
+
+    def work(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        present = operators(connection, name)
+        wanted = {
+            "treatment_operator": treatment or present["treatment_operator"],
+            "consensus_operator": consensus or present["consensus_operator"],
+        }
+        if wanted == present:
+            lake.change_nothing()
+            return present
+        run.record(lake)
+        connection.execute(
+            "UPDATE main.feature_sets SET treatment_operator = ?, consensus_operator = ? WHERE feature_set = ?",
+            [wanted["treatment_operator"], wanted["consensus_operator"], name],
+        )
+        renew_views(lake, name)
+        return wanted
+
+    return lake.transaction(work)
+
+
+def operators_of_levels(lake: Lake, name: str) -> dict[str, str]:
+    """Read by which operator each level of a feature set is made, from the level after the one it begins with.
+
+    Raises:
+        UnknownNameError: no such feature set.
+    """
+    found = find(lake, name)
+    chosen = operators(lake.connection, name)
+    stored = {"field": found.field_operator, "well": found.well_operator}
+    if found.entry_level != "cell":
+        del stored["field"]
+    if found.entry_level == "well":
+        del stored["well"]
+    views = dict.fromkeys(("treatment", "compound", "batch", "source"), chosen["treatment_operator"])
+    return stored | views | {"consensus": chosen["consensus_operator"]}
+
+
+def view_texts(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Read the files of the views of a feature set that has these operators: name to text, in the order of making."""
+    texts = {
+        resources.number_and_name(path)[1]: path.read_text(encoding="utf-8")
+        for path in resources.files("sql", "feature_set")
+    }
+    if chosen["consensus_operator"] != DEFAULT_OPERATORS["consensus_operator"]:
+        kind = "modz" if chosen["consensus_operator"] == "modz" else "over_wells"
+        path = next(path for path in resources.files("sql", "consensus") if path.stem == kind)
+        texts["consensus"] = path.read_text(encoding="utf-8")
+    return texts
+
+
 def create_views(connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: str, dim: int) -> None:
     """Make the views over `wells`, or over `wells__<recipe>`, in the order of their numbers."""
-    for path in resources.files("sql", "feature_set"):
-        if recipe != "none" and resources.number_and_name(path)[1] in UNCORRECTED:
-            continue
-        connection.execute(expand(path.read_text(encoding="utf-8"), feature_set, recipe, dim))
+    chosen = operators(connection, feature_set)
+    for name, text in view_texts(chosen).items():
+        if recipe == "none" or name not in UNCORRECTED:
+            connection.execute(expand(text, feature_set, recipe, dim, chosen))
 
 
-def renew_views(lake: Lake) -> None:
-    """Make the views of all feature sets and recipes again, for a lake whose schema is brought up to date.
+def renew_views(lake: Lake, feature_set: str | None = None) -> None:
+    """Make the views of a feature set, or of all, and of their recipes again: their operators or the schema changed.
 
     For use inside `Lake.transaction`.
     """
@@ -178,7 +270,8 @@ def renew_views(lake: Lake) -> None:
         "UNION ALL SELECT feature_set, recipe, dim FROM main.recipes ORDER BY ALL"
     )
     for name, recipe, dim in made.iter_rows():
-        create_views(lake.connection, name, recipe, dim)
+        if feature_set in (None, name):
+            create_views(lake.connection, name, recipe, dim)
 
 
 def refuse_other(present: FeatureSet, wanted: FeatureSet) -> None:

@@ -10,6 +10,7 @@ from warehouse import layouts
 from warehouse.fitting import StoredFit
 from warehouse.lake import Lake
 from warehouse.recipes import KEYS, Recipe
+from warehouse.steps import Matrix
 
 Plate = tuple[str, str, str]
 
@@ -40,38 +41,32 @@ def store(
     connection: duckdb.DuckDBPyConnection, feature_set: str, recipe: Recipe, fits: Sequence[StoredFit]
 ) -> None:
     """Write fits as rows: a one-dimensional array is one row, a matrix one row a line."""
-    rows = [
-        (
-            feature_set,
-            recipe.slug,
-            fit.step_index,
-            recipe.steps[fit.step_index].name,
-            fit.source,
-            fit.batch,
-            fit.plate,
-            name,
-            None if array.ndim < 2 else line,
-            values.tolist(),
+    frames = [
+        _rows(array).with_columns(
+            pl.lit(feature_set).alias("feature_set"),
+            pl.lit(recipe.slug).alias("recipe"),
+            pl.lit(fit.step_index).cast(pl.Int32).alias("step"),
+            pl.lit(recipe.steps[fit.step_index].name).alias("step_name"),
+            pl.lit(fit.source).cast(pl.String).alias("source"),
+            pl.lit(fit.batch).cast(pl.String).alias("batch"),
+            pl.lit(fit.plate).cast(pl.String).alias("plate"),
+            pl.lit(name).alias("array_name"),
         )
         for fit in fits
         for name, array in fit.arrays.items()
-        for line, values in enumerate(np.atleast_2d(array))
     ]
-    if not rows:
-        return
-    schema: dict[str, pl.DataType | type[pl.DataType]] = {
-        "feature_set": pl.String,
-        "recipe": pl.String,
-        "step": pl.Int32,
-        "step_name": pl.String,
-        "source": pl.String,
-        "batch": pl.String,
-        "plate": pl.String,
-        "array_name": pl.String,
-        "array_row": pl.Int32,
-        "array_values": pl.List(pl.Float64),
-    }
-    layouts.insert(connection, "main.recipe_fits", pl.DataFrame(rows, schema=schema, orient="row"))
+    if frames:
+        layouts.insert(connection, "main.recipe_fits", pl.concat(frames))
+
+
+def _rows(array: Matrix) -> pl.DataFrame:
+    lines = np.atleast_2d(array)
+    # Without Python numbers in between: a matrix of 1,500 x 1,500 would take 70 MB of them.
+    values = pl.Series("array_values", np.ascontiguousarray(lines)).cast(pl.List(pl.Float64))
+    numbers = pl.int_range(len(lines), dtype=pl.Int32, eager=True).alias("array_row")
+    if array.ndim < 2:
+        numbers = pl.Series("array_row", [None], dtype=pl.Int32)
+    return pl.DataFrame([numbers, values])
 
 
 def stored(

@@ -14,7 +14,7 @@ from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake
 from warehouse.names import unknown
 from warehouse.query import side_effect
-from warehouse.sqltext import relation
+from warehouse.sqltext import DEFAULT_OPERATORS, literal, relation
 
 #: What is typed after `--level`, and the table or view that holds it.
 LEVELS = {
@@ -22,6 +22,7 @@ LEVELS = {
     "field": "fields",
     "well": "well_profiles",
     "treatment": "treatments",
+    "compound": "compounds",
     "batch": "batches",
     "source": "sources",
     "consensus": "consensus",
@@ -32,10 +33,15 @@ IDS = {
     "field": ("source", "batch", "plate", "well", "field"),
     "well": ("source", "batch", "plate", "well"),
     "treatment": ("treatment",),
+    "compound": ("compound",),
     "batch": ("treatment", "source", "batch"),
     "source": ("treatment", "source"),
     "consensus": ("treatment",),
 }
+#: Levels that have a second view, `<view>_checked`, with passing_share.
+CHECKED = ("treatment", "compound", "batch", "source", "consensus")
+#: A column of the levels above wells that costs a pass over their embeddings, and that nobody here reads.
+_COSTLY = "replicate_cosine"
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def read(
         message = f"recipe {recipe!r} corrects wells; {level}s are there as they came in: leave --recipe out"
         raise ProfileError(message)
     refuse_waiting(lake, target.name, fitted)
-    frame = _select(lake, "*", target.name, fitted.name, level, where)
+    frame = _select(lake, (), target.name, fitted.name, level, where)
     matrix = to_matrix(frame["embedding"], len(fitted.feature_names))
     return Profiles(target, fitted.name, level, frame.drop("embedding"), matrix, fitted.feature_names)
 
@@ -162,13 +168,17 @@ def rows(
     Raises:
         ProfileError: the predicate is not one, or names a column that the level lacks.
     """
-    return _select(lake, "* EXCLUDE (embedding)", feature_set, recipe_name, level, where)
+    return _select(lake, ("embedding",), feature_set, recipe_name, level, where)
 
 
 def _select(
-    lake: Lake, columns: str, feature_set: str, recipe_name: str, level: str, where: str | None
+    lake: Lake, without: tuple[str, ...], feature_set: str, recipe_name: str, level: str, where: str | None
 ) -> pl.DataFrame:
-    query = f"SELECT {columns} FROM {relation(feature_set, LEVELS[level], recipe_name)}"
+    is_checked = level in CHECKED and "passing_share" in (where or "").lower()
+    view = LEVELS[level] + ("_checked" if is_checked else "")
+    # Not EXCLUDE: cells lack the column, as the views of an older snapshot do.
+    left_out = ", ".join(literal(name) for name in (*without, _COSTLY))
+    query = f"SELECT COLUMNS(lambda name: name NOT IN ({left_out})) FROM {relation(feature_set, view, recipe_name)}"
     if where is not None:
         query += f" WHERE ({predicate(where)}\n)"
     try:
@@ -202,7 +212,7 @@ def predicate(text: str) -> str:
 
 
 def fingerprint(lake: Lake, feature_set: str, recipe: str = "none") -> str:
-    """Hash what decides a feature set's profiles: the content and layout of its plates, and the recipe's fit.
+    """Hash what decides a feature set's profiles: content and layout of its plates, the recipe's fit, the operators.
 
     Two equal fingerprints mean equal tables, at every level, whatever else was committed in between.
     """
@@ -225,4 +235,8 @@ def fingerprint(lake: Lake, feature_set: str, recipe: str = "none") -> str:
         ).fetchall()
         for _ in fits
     ]
-    return hashlib.blake2b(repr((plates, fits, corrected)).encode(), digest_size=16).hexdigest()
+    parts: tuple[object, ...] = (plates, fits, corrected)
+    chosen = feature_sets.operators(lake.connection, feature_set)
+    if chosen != DEFAULT_OPERATORS:  # with them it is what it was before there was a choice
+        parts += (chosen,)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName, Where
+from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName
 from warehouse.console import print_answer
 
 
@@ -13,10 +13,17 @@ def export(
     feature_set: Annotated[str, typer.Argument(help="Feature set to write out.")],
     out: Annotated[Path, typer.Argument(help="File: .parquet, .csv, .csv.gz, .h5ad or .npy.")],
     level: Annotated[
-        str, typer.Option("--level", help="cell, field, well, treatment, batch, source or consensus.")
+        str,
+        typer.Option("--level", help="cell, field, well, treatment, compound, batch, source or consensus."),
     ] = "well",
     recipe: RecipeName = "none",
-    where: Where = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            help="SQL predicate over the level's rows, after aggregation (`profile --where` chooses wells, before).",
+        ),
+    ] = None,
     file_format: Annotated[
         str | None, typer.Option("--format", help="parquet, csv, h5ad or npy; default by the file's name.")
     ] = None,

@@ -1,5 +1,6 @@
 """Commands on the lake as a whole: make it, query it, look at it."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -35,7 +36,10 @@ def init(
 
 def sql(
     query: Annotated[
-        str, typer.Argument(help="One query; feature sets are schemas, shared tables are in main.")
+        str,
+        typer.Argument(
+            help="One query, or - to read it: feature sets are schemas, shared tables are in main."
+        ),
     ],
     as_of: AsOf = None,
     lake: LakePath = DEFAULT_LAKE,
@@ -48,8 +52,9 @@ def sql(
     from warehouse.query import sql as run
     from warehouse.upkeep.moments import open_at
 
+    text = sys.stdin.read() if query == "-" else query
     with open_at(lake, as_of) as opened:
-        table = run(opened, query)
+        table = run(opened, text)
     print_answer(table.to_dicts() if as_json else None, as_json, table)
 
 

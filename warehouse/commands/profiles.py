@@ -50,10 +50,11 @@ def import_profiles(
         Path | None, typer.Option("--features", help="File of feature names, one a line.")
     ] = None,
     field_operator: Annotated[
-        str, typer.Option("--field-operator", help="Cells to field: median, mean.")
+        str, typer.Option("--field-operator", help="Cells to field: median, mean, trimmed_mean.")
     ] = "median",
     well_operator: Annotated[
-        str, typer.Option("--well-operator", help="Fields to well: mean, median, weighted_mean.")
+        str,
+        typer.Option("--well-operator", help="Fields to well: mean, median, trimmed_mean, weighted_mean."),
     ] = "mean",
     source: Source = None,
     batch: Batch = None,

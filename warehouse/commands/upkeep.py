@@ -95,6 +95,9 @@ def compact(
 
 def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Sizes and footers only, not every value.")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Also compute fields and wells from cells, and compare.")
+    ] = False,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +112,7 @@ def verify(
     from warehouse.upkeep.verify import verify as run
 
     with Lake.open(lake, read_only=True) as opened, progress_bars("MB") as progress:
-        found = run(opened, quick=quick, progress=progress)
+        found = run(opened, quick=quick, recomputing=recompute, progress=progress)
     speed = found.megabytes / max(found.seconds, 1e-9)
     effort = f"{found.megabytes:.1f} MB in {found.seconds:.1f} s ({speed:.0f} MB/s)"
     said = f"{found.files} files, {found.rows} rows, {effort}"
@@ -118,6 +121,12 @@ def verify(
             f"note: {path} ({size} bytes) belongs to nothing; compact deletes it a day after it was written",
             err=True,
         )
+    if found.recomputed is not None:
+        for name in found.recomputed.left_out:
+            typer.echo(f"note: {name} begins with wells: there is nothing to compute them from", err=True)
+        anew = found.recomputed
+        said += f"; computed anew: {anew.fields} fields and {anew.wells} wells of {anew.plates} plates"
+        said += f" ({anew.values} values) in {anew.seconds:.1f} s"
     is_whole = not found.faults
     print_answer(asdict(found), as_json, f"{said}: all is well" if is_whole else as_frame(found.faults))
     if not is_whole:

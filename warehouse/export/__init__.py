@@ -17,7 +17,7 @@ from warehouse.export.writers import CsvWriter, GzippedCsvWriter, Head, NumpyWri
 from warehouse.lake import Lake
 from warehouse.names import unknown
 
-__all__ = ["FORMATS", "ExportReport", "export"]
+__all__ = ["FORMATS", "ExportReport", "export", "write"]
 
 #: Ending of the file's name → what writes it; the first one of each format is its `--format`.
 _WRITERS: dict[str, type[Writer]] = {
@@ -58,8 +58,9 @@ def export(
         out: the file; its ending says what it is.
         level: of `warehouse.profiles.LEVELS`.
         recipe: its steps or its name in the lake; `none` for the profiles as they came in.
-        where: an SQL predicate over the level's columns; for cells and fields also over what was done to their well
-            (treatment, compound, concentration, unit, control_type).
+        where: an SQL predicate over the level's columns, for rows after aggregation (`warehouse.slices` chooses wells
+            before it); for cells and fields also over what was done to their well (treatment, compound,
+            concentration, unit, control_type).
         format: of `FORMATS`, for a file whose name does not end in it.
         overwrite: replace files that are there.
 
@@ -73,24 +74,50 @@ def export(
         RecipeError: the recipe was never fitted, or plates wait for it.
         ProfileError: the predicate is not one, or names a column that the level lacks.
     """
+    with lake.reading():
+        selection = stream.select(lake, feature_set, level, recipe, where)
+        return write(lake, selection, out, format=format, overwrite=overwrite)
+
+
+def write(
+    lake: Lake,
+    selection: stream.Selection,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write the rows of a selection to a file.
+
+    Args:
+        lake: inside `Lake.reading`, in which the selection was made.
+        selection: of `warehouse.export.stream.select` or `warehouse.slices.select`.
+        out: as in `export`.
+        format: as in `export`.
+        overwrite: as in `export`.
+
+    Raises:
+        ExportError: as in `export`.
+        ProfileError: the predicate names a column that the level lacks, or fails on a value.
+    """
     path = Path(out).expanduser()
     ending, writer = _writer(path, format)
     stem = path.name[: len(path.name) - len(ending)]
     files = (path, *(path.with_name(stem + companion) for companion in writer.companions))
-    with lake.reading():
-        selection = stream.select(lake, feature_set, level, recipe, where)
-        ids = tuple(NAMES[name] for name in profiles.IDS[level])
-        head = Head(selection.recipe.feature_names, ids, _lineage(lake, selection))
-        rows = 0
-        try:
-            with whole.written(files, overwrite=overwrite) as paths, writer(paths, head) as made:
-                for metadata, matrix in stream.batches(lake, selection):
-                    made.write(metadata, matrix)
-                    rows += len(metadata)
-                made.finish()
-        except OSError as error:
-            message = f"{path}: cannot be written: {error.strerror or error}; nothing is left of it: name another place"
-            raise ExportError(message) from error
+    ids = tuple(NAMES[name] for name in profiles.IDS[selection.level])
+    head = Head(selection.recipe.feature_names, ids, _lineage(lake, selection))
+    rows = 0
+    try:
+        with whole.written(files, overwrite=overwrite) as paths, writer(paths, head) as made:
+            for metadata, matrix in stream.batches(lake, selection):
+                made.write(metadata, matrix)
+                rows += len(metadata)
+            made.finish()
+    except OSError as error:
+        message = (
+            f"{path}: cannot be written: {error.strerror or error}; nothing is left of it: name another place"
+        )
+        raise ExportError(message) from error
     return ExportReport(rows, len(head.features), files)
 
 
@@ -139,4 +166,5 @@ def _lineage(lake: Lake, selection: stream.Selection) -> dict[str, Any]:
         "recipe": selection.recipe.steps,
         "level": selection.level,
         "where": selection.where,
+        **({} if selection.wells is None else {"wells": dict(selection.wells)}),
     }

@@ -19,13 +19,18 @@ NAMES = {
     "target": "Metadata_target",
     "pathway": "Metadata_pathway",
     "gene_family": "Metadata_gene_family",
+    "treatments": "Metadata_Treatments",
+    "plates": "Metadata_Plates",
     "batches": "Metadata_Batches",
+    "sources": "Metadata_Sources",
     "well_count": "Metadata_Well_Count",
+    "control_count": "Metadata_Control_Count",
     "plate_count": "Metadata_Plate_Count",
     "batch_count": "Metadata_Batch_Count",
     "source_count": "Metadata_Source_Count",
     "field_count": "Metadata_Site_Count",
     "cell_count": "Metadata_Object_Count",
+    "replicate_cosine": "Metadata_Replicate_Cosine",
     "x_px": "Metadata_Nuclei_Location_Center_X",
     "y_px": "Metadata_Nuclei_Location_Center_Y",
     "box_left_px": "Metadata_Cells_AreaShape_BoundingBoxMinimum_X",
@@ -61,14 +66,16 @@ def for_the_field(rows: pl.DataFrame) -> pl.DataFrame:
         if rows.schema[name] == pl.List(pl.String):
             column = column.list.join(SEPARATOR)
         if name == "control_type":
-            made.append(_pert_type().alias(PERT_TYPE))
+            made.append(
+                _pert_type("treatment" if "treatment" in rows.columns else "compound").alias(PERT_TYPE)
+            )
             column = column.replace_strict(_CONTROL_TYPES, default=None, return_dtype=pl.String)
         made.append(column.alias(NAMES.get(name, f"Metadata_{name}")))
     return rows.select(made)
 
 
-def _pert_type() -> pl.Expr:
+def _pert_type(name: str) -> pl.Expr:
     """Tell treatments, controls and empty wells apart; NULL where wells disagree, or no layout was given."""
     kind = pl.col("control_type").replace_strict(_PERT_TYPES, default=None, return_dtype=pl.String)
-    is_empty = (pl.col("control_type") == "none") & pl.col("treatment").is_null()
+    is_empty = (pl.col("control_type") == "none") & pl.col(name).is_null()
     return pl.when(is_empty).then(pl.lit("empty")).otherwise(kind)

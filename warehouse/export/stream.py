@@ -1,6 +1,6 @@
 """Rows of one level in the order of its ids, in batches of bounded memory: plate by plate, a large plate by wells."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -28,13 +28,19 @@ Span = tuple[str, str, str, str, str, str]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be written: `query` gives the rows of the level, with what was done to their wells."""
+    """What is to be written: `query` gives the rows of the level, with what was done to their wells.
+
+    `wells` tells, for the lineage, which wells the level was computed from; None for all. `if_empty` says why there
+    is no row, where there is none.
+    """
 
     feature_set: FeatureSet
     recipe: FittedRecipe
     level: str
     where: str | None
     query: str
+    wells: Mapping[str, object] | None = None
+    if_empty: str | None = None
 
 
 def select(lake: Lake, feature_set: str, level: str, recipe: str, where: str | None) -> Selection:
@@ -94,7 +100,7 @@ def batches(lake: Lake, selection: Selection) -> Iterator[tuple[pl.DataFrame, np
         yield for_the_field(rows), matrix
     if is_empty:
         name, entry = selection.feature_set.name, selection.feature_set.entry_level
-        why = (
+        why = selection.if_empty or (
             f"{name!r} has no rows of level {selection.level!r} (its finest level is {entry!r}): name another --level"
             if selection.where is None
             else f"no row of level {selection.level!r} of {name!r} meets --where {selection.where!r}"
@@ -119,9 +125,10 @@ def _together(frames: Iterator[pl.DataFrame], limit: int) -> Iterator[pl.DataFra
 def _frames(lake: Lake, selection: Selection, limit: int) -> Iterator[pl.DataFrame]:
     ids = ", ".join(IDS[selection.level])
     if selection.level in ON_PLATES:
-        clause = "AND" if selection.where is not None else "WHERE"
         for span in _spans(lake, selection, limit):
-            yield _asked(lake, selection, f"{selection.query} {clause} {_SPAN} ORDER BY {ids}", span)
+            yield _asked(
+                lake, selection, f"SELECT * FROM ({selection.query}) WHERE {_SPAN} ORDER BY {ids}", span
+            )
     else:
         yield from _asked(lake, selection, f"{selection.query} ORDER BY {ids}").iter_slices(limit)
 

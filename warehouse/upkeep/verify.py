@@ -13,6 +13,7 @@ from warehouse.lake import Lake
 from warehouse.sqltext import identifier, relation
 from warehouse.upkeep import files
 from warehouse.upkeep.files import CatalogFile, StoredFile
+from warehouse.upkeep.recompute import Recomputed, recompute
 
 #: Called with what is at hand, megabytes done and megabytes in all.
 Progress = Callable[[str, int, int], None]
@@ -41,7 +42,7 @@ class Fault:
     """Something that is not as it should be.
 
     Attributes:
-        kind: missing, size, unreadable, rows, embedding, counts, or the name of a check of `sql/checks`.
+        kind: missing, size, unreadable, rows, embedding, counts, recompute, or the name of a check of `sql/checks`.
         where: the file, or the table.
         detail: what was expected and what was found.
     """
@@ -63,6 +64,7 @@ class Verified:
         faults: what is wrong; empty where the lake is whole.
         orphans: files that are there and that nothing in the catalog names (path, bytes): left by a writer that was
             killed, or being written at this moment; `compact` deletes them when they are old enough.
+        recomputed: what was computed anew from cells and fields; None where it was not asked for.
     """
 
     files: int = 0
@@ -71,14 +73,18 @@ class Verified:
     seconds: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     orphans: list[tuple[str, int]] = field(default_factory=list)
+    recomputed: Recomputed | None = None
 
 
-def verify(lake: Lake, *, quick: bool = False, progress: Progress | None = None) -> Verified:
+def verify(
+    lake: Lake, *, quick: bool = False, recomputing: bool = False, progress: Progress | None = None
+) -> Verified:
     """Look at every file that the catalog names, those of older snapshots too; nothing is written.
 
     Args:
         lake: open, best read-only.
         quick: sizes and footers only: whether all files are there and whole, not what is in them.
+        recomputing: also compute fields and wells from the rows below them, and compare (`warehouse.upkeep.recompute`).
         progress: told what is at hand.
 
     Returns:
@@ -105,10 +111,18 @@ def verify(lake: Lake, *, quick: bool = False, progress: Progress | None = None)
     if progress:
         progress("checks", total // _MEGABYTE, total // _MEGABYTE)
     _checks(lake, found)
+    if recomputing:
+        found.recomputed = recompute(lake, progress=progress and _as_megabytes(progress, total // _MEGABYTE))
+        found.faults += [Fault("recompute", one.table, one.detail) for one in found.recomputed.differences]
     found.files, found.megabytes = len(named), done / _MEGABYTE
     found.rows = sum(file.rows for file in whole if file.kind == "data")
     found.seconds = time.monotonic() - began
     return found
+
+
+def _as_megabytes(progress: Progress, total: int) -> Progress:
+    """Tell of plates on a bar that is full of megabytes already."""
+    return lambda name, done, plates: progress(f"recompute {name} ({done + 1} of {plates})", total, total)
 
 
 def as_frame(faults: Sequence[Fault]) -> pl.DataFrame:
