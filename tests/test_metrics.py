@@ -154,7 +154,8 @@ def test_one_nn_explains_what_it_lacks():
 
 def bbbc021(data_dir):
     """Treatment means of wells z-scored on their plate's DMSO: X, labels, compounds, treatments, weeks."""
-    from warehouse.recipes import fit_transform, parse
+    from warehouse.fitting import fit_transform
+    from warehouse.recipes import parse
 
     folder = data_dir / "bbbc021"
     wells = pl.read_csv(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz", infer_schema_length=None)

@@ -3,7 +3,6 @@
 Plates are read in stretches of bounded memory, and a plate that comes later is corrected without reading the others.
 """
 
-import io
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from warehouse import feature_sets, fits, fitting, layouts, levels, profiles, recipes, resources
-from warehouse.embeddings import to_column, to_matrix
+from warehouse.embeddings import apart, to_column, to_matrix
 from warehouse.errors import RecipeError
 from warehouse.feature_sets import FeatureSet
 from warehouse.fits import Plate
@@ -274,19 +273,11 @@ def _read(
     for source, batch, plates, _ in _stretches(counts, (memory_mb << 20) // (32 * 4 * d)):
         frame = lake.frame(query, [source, batch, plates[0], plates[-1], plates])
         matrix = to_matrix(frame["embedding"], d)
-        parts.append(_apart(frame.drop("embedding")))
+        parts.append(apart(frame.drop("embedding")))
         fitting.refuse_infinite(matrix, parts[-1], target.feature_names)
         work.write(first, matrix.astype(np.float64))
         first += len(frame)
     return pl.concat(parts), work
-
-
-def _apart(frame: pl.DataFrame) -> pl.DataFrame:
-    """Copy a frame: columns that DuckDB gave together live in one piece of memory, embeddings and all."""
-    copy = io.BytesIO()
-    frame.write_ipc(copy)
-    copy.seek(0)
-    return pl.read_ipc(copy)
 
 
 def _stretches(counts: pl.DataFrame, limit: int) -> Iterator[tuple[str, str, list[str], int]]:

@@ -1,5 +1,6 @@
 """Embeddings between NumPy and the lake: a matrix here, one `FLOAT[]` column there; NULL elements are NaN here."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,6 +50,17 @@ def to_matrix(column: pl.Series, dim: int) -> np.ndarray:
     flat = column.explode(empty_as_null=False) if len(column) else pl.Series([], dtype=pl.Float32)
     values = flat.cast(pl.Float32).fill_null(np.nan).to_numpy()
     return np.ascontiguousarray(values, dtype=np.float32).reshape(len(column), dim)
+
+
+def apart(frame: pl.DataFrame) -> pl.DataFrame:
+    """Copy columns that came from DuckDB: those of one answer share a piece of memory, embeddings and all.
+
+    To keep a few of them is to keep all of it.
+    """
+    copy = io.BytesIO()
+    frame.write_ipc(copy)
+    copy.seek(0)
+    return pl.read_ipc(copy)
 
 
 def first_bad_feature(row: np.ndarray, feature_names: Sequence[str]) -> str | None:
