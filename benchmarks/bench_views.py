@@ -111,8 +111,6 @@ def ask(path: Path, name: str) -> dict[str, float]:
     """Ask one query of the lake, and return its median time and the peak memory of this process."""
     query, repeats, _ = QUERIES[name]
     with Lake.open(path, read_only=True) as lake:
-        # Of one treatment: DuckDB looks at the files of its plates alone where it may hand on this many keys.
-        lake.connection.execute("SET dynamic_or_filter_threshold = 10000")
         made: list[int] = []
         took = seconds(
             lambda: made.append(lake.connection.execute(query).to_arrow_table().num_rows),

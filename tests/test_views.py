@@ -325,3 +325,13 @@ def test_the_views_are_those_of_the_files(lake):
     made = set(lake.frame("SELECT view_name FROM duckdb_views() WHERE schema_name = 'tiny'")["view_name"])
     assert made == {resources.number_and_name(path)[1] for path in resources.files("sql", "feature_set")}
     assert feature_sets.names(lake) == ["tiny"]
+
+
+@pytest.mark.parametrize("view", ["treatments", "batches", "sources", "consensus", "treatments_passing"])
+def test_labels_in_a_view_are_those_of_the_treatment(lake, view):
+    """They are found by compound and concentration there, without going through the layouts again."""
+    columns = "treatment, moa, target, pathway, gene_family"
+    found = set(map(repr, lake.frame(f"SELECT {columns} FROM tiny.{view}").rows()))
+    expected = set(map(repr, lake.frame(f"SELECT {columns} FROM main.treatment_annotations").rows()))
+    assert found <= expected
+    assert any("taxol@0.3uM" in row and "cytoskeleton" in row and "another unit" not in row for row in found)

@@ -1,6 +1,6 @@
 -- sources: profile of each treatment in each source (Kim 2025, source-aggregated profiles).
 -- Grain: one row per (treatment, source)
--- Reads: feature_set.well_profiles, label_lists
+-- Reads: feature_set.well_profiles, compound_labels
 -- Columns: concentration in `unit`; *_count in numbers; plates (source/batch/plate), batches (source/batch),
 --   sources, moa, target, pathway, gene_family are sorted lists, labels NULL where there are none
 --   replicate_cosine: median cosine between its wells, -1 to 1, or between 24 of them; NULL where no pair is
@@ -23,7 +23,7 @@ WITH grouped AS (
 SELECT
     grouped.* EXCLUDE (drawn, embedding),
     grouped.part_replicate_cosine,
-    labels.* EXCLUDE (treatment),
+    grouped.part_labels,
     grouped.embedding
 FROM grouped
-LEFT JOIN main.label_lists AS labels ON grouped.treatment = labels.treatment;
+LEFT JOIN main.compound_labels AS labels ON grouped.compound = labels.compound;

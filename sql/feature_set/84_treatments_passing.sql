@@ -1,6 +1,6 @@
 -- treatments_passing: treatments over the wells that are not flagged; one whose wells all are is left out.
 -- Grain: one row per (treatment)
--- Reads: feature_set.well_profiles_passing, label_lists
+-- Reads: feature_set.well_profiles_passing, compound_labels
 -- Columns: concentration in `unit`; *_count in numbers; plates (source/batch/plate), batches (source/batch),
 --   sources, moa, target, pathway, gene_family are sorted lists, labels NULL where there are none
 --   replicate_cosine: median cosine between its wells, -1 to 1, or between 24 of them; NULL where no pair is
@@ -22,7 +22,7 @@ WITH grouped AS (
 SELECT
     grouped.* EXCLUDE (drawn, embedding),
     grouped.part_replicate_cosine,
-    labels.* EXCLUDE (treatment),
+    grouped.part_labels,
     grouped.embedding
 FROM grouped
-LEFT JOIN main.label_lists AS labels ON grouped.treatment = labels.treatment;
+LEFT JOIN main.compound_labels AS labels ON grouped.compound = labels.compound;
