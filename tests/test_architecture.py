@@ -181,6 +181,10 @@ EXPLAINED = {
     ("warehouse/levels.py", "target.dim"): "a number",
     ("warehouse/nights/plan.py", "table"): "one of two names of ours",
     ("warehouse/profiles.py", "corrected"): "a text in the lines above, with relation()",
+    (
+        "warehouse/profiles.py",
+        "text",
+    ): "parsed as one expression before; described, not run, by a connection apart",
     ("warehouse/profiles.py", "query"): "columns of ours, relation(), and predicate(), which is checked",
     ("warehouse/profiles.py", "', '.join(IDS[level])"): "columns of ours",
     ("warehouse/status.py", "name"): "one of the names in the line below",

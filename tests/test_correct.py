@@ -219,7 +219,7 @@ def test_stored_fits_round_trip_exactly(lake):
     slug = correct(lake, "wide", recipe.text).recipe
     table = profiles.read(lake, "wide", level="well")
     made = fitting.fit_transform(recipe, table.matrix, table.rows)
-    back = fits.stored(lake, "wide", slug, [ONE, TWO], [])
+    back = fits.stored(lake, "wide", slug, [ONE, TWO], [], 3)
     # Of the plates' own fits only what is settled for the whole set is needed again.
     assert len(made.fits) == (1 + 2) + (1 + 1) + 1
     assert len(back) == 1 + (1 + 1) + 1
@@ -346,7 +346,7 @@ def test_a_new_plate_is_corrected_though_the_files_of_all_others_are_gone(tmp_pa
             path.unlink()
         commit(made, new, SET)
         assert correct(made, "wide", ALL_SCOPE).outcome == "extended"
-        stored_fits = fits.stored(made, "wide", slug, [THREE], [])
+        stored_fits = fits.stored(made, "wide", slug, [THREE], [], 2)
         found = np.array(list(corrected(made, ALL_SCOPE, "p3").values()))
     fit = next(fit.arrays for fit in stored_fits if fit.step_index == 1)
     expected = (
@@ -416,3 +416,56 @@ def test_features_that_a_step_makes_have_their_own_names_and_later_plates_get_th
 def test_too_little_memory_is_refused(lake):
     with pytest.raises(RecipeError, match="memory of 10 MB: allow 64 or more"):
         correct(lake, "wide", "standardize", memory_mb=10)
+
+
+def test_what_waits_for_a_recipe_with_a_name_is_told_by_its_name(lake):
+    correct(lake, "wide", "moshkov")
+    commit(lake, random_plate(THREE, 3), SET)
+    with pytest.raises(RecipeError, match="run `wellhouse correct wide --recipe 'moshkov'`"):
+        profiles.read(lake, "wide", recipe="moshkov", level="well")
+    with pytest.raises(RecipeError, match=r"has no recipe 'center' \(it has none, moshkov\)"):
+        profiles.read(lake, "wide", recipe="center", level="well")
+    assert status(lake).recipes["recipe"].to_list() == ["moshkov"]
+
+
+@pytest.mark.parametrize("recipe", ["mad_robustize+sphering", "sphering(scope=batch)", "center"])
+def test_fits_from_before_the_whole_set_had_its_own_go_on(lake, recipe):
+    """What all plates agreed on stood with each of them then."""
+    slug = correct(lake, "wide", recipe).recipe
+    commit(lake, random_plate(THREE, 3), SET)
+    lake.connection.execute(
+        "DELETE FROM main.recipe_fits WHERE source IS NULL AND step IN "
+        "(SELECT step FROM main.recipe_fits WHERE source IS NOT NULL)"
+    )
+    before = stored(lake, slug)
+    report = correct(lake, "wide", recipe)
+    assert (report.outcome, report.wells) == ("extended", 10)
+    assert stored(lake, slug).filter(pl.col("plate") != "p3").equals(before)
+
+
+def test_a_later_plate_that_cannot_be_corrected_holds_up_no_other(lake):
+    correct(lake, "wide", "mad_robustize")
+    bad = random_plate(("s", "b2", "bad"), 8)
+    wells = bad.wells["embedding"].to_list()
+    flat = pl.Series("embedding", [[2.0, *row[1:]] for row in wells], dtype=pl.List(pl.Float32))
+    commit(lake, replace(bad, wells=bad.wells.with_columns(flat)), SET)
+    commit(lake, random_plate(THREE, 3), SET)
+    report = correct(lake, "wide", "mad_robustize")
+    assert (report.outcome, report.plates, report.wells) == ("extended", 1, 10)
+    (told,) = report.plates_left_out
+    assert told.startswith(
+        "bad (mad_robustize: feature 'f1' (1 in all) is constant or has no value in plate 'bad'"
+    )
+    assert len(corrected(lake, "mad_robustize", "p3")) == 10
+    before = lake.snapshot()
+    again = correct(lake, "wide", "mad_robustize")
+    assert (again.outcome, again.plates_left_out, lake.snapshot()) == ("unchanged", (told,), before)
+    commit(lake, random_plate(("s", "b2", "bad"), 9), SET)
+    mended = correct(lake, "wide", "mad_robustize")
+    assert (mended.outcome, mended.wells, mended.plates_left_out) == ("extended", 10, ())
+
+
+def test_features_under_other_names_were_not_dropped(lake):
+    for outcome in ("fitted", "unchanged"):
+        report = correct(lake, "wide", "pca(components=2)")
+        assert (report.outcome, report.features, report.features_dropped) == (outcome, 2, ())

@@ -16,6 +16,7 @@ from scipy.stats import rankdata, trim_mean
 from warehouse import correct, feature_sets, nearest, profiles
 from warehouse.embeddings import to_matrix
 from warehouse.errors import UnknownNameError
+from warehouse.export import export
 from warehouse.lake import Lake
 from warehouse.levels import FIELD_OPERATORS, WELL_OPERATORS
 from warehouse.sqltext import OPERATORS
@@ -348,3 +349,19 @@ def test_the_command_shows_and_chooses(tmp_path):
         assert {row["level"]: row["operator"] for row in answer["operators"]} == {
             "treatment": "mean", "compound": "mean", "batch": "mean", "source": "mean", "consensus": expected,
         }  # fmt: skip
+
+
+def test_a_choice_is_a_run_that_ended_and_exports_name_it(tmp_path):
+    with small_lake(tmp_path / "lake") as lake:
+        feature_sets.set_operators(lake, "tiny", treatment="median")
+        query = "SELECT outcome, finished_at IS NOT NULL, snapshot_after FROM main.runs WHERE command = 'operators'"
+        ((outcome, is_finished, snapshot),) = lake.frame(query).rows()
+        assert (outcome, is_finished) == ("done", True)
+        assert snapshot is not None
+        export(lake, "tiny", tmp_path / "t.csv", level="treatment", where="passing_share >= 0")
+        lineage = json.loads((tmp_path / "t.lineage.json").read_text())
+        assert (lineage["treatment_operator"], lineage["consensus_operator"]) == ("median", "mean_of_sources")
+        shares = lake.frame("SELECT treatment, passing_share FROM tiny.treatments_checked ORDER BY treatment")
+        written = pl.read_csv(tmp_path / "t.csv")
+        assert written["Metadata_Treatment"].to_list() == shares["treatment"].to_list()
+        assert written["Metadata_passing_share"].to_list() == shares["passing_share"].to_list()

@@ -103,7 +103,8 @@ def test_wheel_holds_the_code_and_every_sql_file_and_nothing_else(wheel):
     assert names == data | code | {"cli.py"}
     folders = {name.rsplit("/", 1)[0] for name in data}
     assert folders == {f"warehouse/_data/{name}" for name in (
-        "schema", "schema/feature_set", "sql/checks", "sql/feature_set", "sql/main"
+        "schema", "schema/feature_set", "sql/checks", "sql/consensus", "sql/feature_set", "sql/from_cells", "sql/main",
+        "sql/parts",
     )}  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def test_installed_sql_is_that_of_the_checkout(bin_folder, tmp_path):
     code = (
         "import json; from warehouse import resources as r; "
         "kinds = [('schema', ''), ('schema', 'feature_set'), ('sql', 'main'), ('sql', 'feature_set'), "
-        "('sql', 'checks')]; "
+        "('sql', 'checks'), ('sql', 'consensus'), ('sql', 'from_cells'), ('sql', 'parts')]; "
         "print(json.dumps([[str(p), p.read_text()] for kind in kinds for p in r.files(*kind)]))"
     )
     found = json.loads(run(bin_folder / "python", "-c", code, folder=tmp_path).stdout)

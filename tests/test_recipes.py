@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from warehouse.errors import RecipeError, UnknownNameError
 from warehouse.fitting import StoredFit, fit_transform, transform
-from warehouse.recipes import Recipe, parse
+from warehouse.recipes import NAMED, Recipe, parse
 from warehouse.steps import COLUMNS, STEPS, Wells
 from warehouse.steps.scaling import Center, MadRobustize, Standardize
 from warehouse.steps.sphering import Sphering
@@ -99,6 +99,18 @@ def test_any_recipe_survives_its_text(steps):
         ("standardize++center", RecipeError, r"'' is no step"),
         ("", RecipeError, r"recipe '': '' is no step"),
         ("none+center", RecipeError, r"'none' stands alone"),
+        ("kim+center", RecipeError, r"'kim' is a whole recipe: write its steps to change or extend it"),
+        ("+".join(["center"] * 51), RecipeError, r"has 51 steps, 50 at most"),
+        (
+            "harmony(seed=1e30)",
+            RecipeError,
+            r"harmony\(seed=1e\+30\): give a whole number from 0 to 2147483647",
+        ),
+        (
+            "harmony(theta=1e300)",
+            RecipeError,
+            r"harmony\(theta=1e\+300\): give a number above 0, up to a million",
+        ),
     ],
 )
 def test_a_wrong_text_is_explained(text, error, message):
@@ -288,3 +300,19 @@ def test_the_input_is_left_as_it_is_and_float32_is_taken():
     np.testing.assert_array_equal(X, before)
     assert result.profiles.dtype == np.float64
     assert isinstance(result.fits[0], StoredFit)
+
+
+def test_a_plus_within_parentheses_parts_no_steps():
+    recipe = parse("blocklist(pattern=Cells_+(Area|X).*)+center")
+    assert [step.name for step in recipe.steps] == ["blocklist", "center"]
+    assert recipe.steps[0].parameters["pattern"] == "Cells_+(Area|X).*"
+
+
+def test_named_recipes_have_names_of_their_own_and_fit_their_steps():
+    names = [recipe.name for recipe in NAMED]
+    assert len({*names, *(step.name for step in STEPS)}) == len(names) + len(STEPS)
+    for named in NAMED:
+        found = parse(named.name)
+        assert (found.name, found.slug) == (named.name, named.name)
+        assert parse(found.text).steps == found.steps
+        assert parse(found.text).level == found.level

@@ -346,3 +346,25 @@ def test_the_text_it_shows_can_be_asked(lake, call):
     assert (code, text.startswith("WITH this_chosen_wells AS ")) == (0, True)
     rows = json.loads(call("profile", "sliced", *options, "--json")[1])["rows"]
     assert json.loads(call("sql", text, "--json")[1]) == rows
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("random() < 0.5", r"random\(\) is another at every look: choose by a hash of the keys"),
+        ("well = 'A01' OR uuid() > 'x'", r"is another at every look"),
+        ("5", "is neither true nor false: write a comparison"),
+        ("'x'", "is neither true nor false: write a comparison"),
+        (" ", "--where is empty: give one predicate"),
+    ],
+)
+def test_a_predicate_that_chooses_nothing_for_sure_is_refused(where, message):
+    with pytest.raises(ProfileError, match=message):
+        profiles.predicate(where)
+
+
+@pytest.mark.parametrize(
+    "where", ["hash(plate || well) % 2 = 0", "true", "well = 'A01' AND now() > '2000-01-01'"]
+)
+def test_a_predicate_may_hash_and_ask_for_the_time(where):
+    assert profiles.predicate(where) == where

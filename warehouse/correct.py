@@ -3,16 +3,13 @@
 Plates are read in stretches of bounded memory, and a plate that comes later is corrected without reading the others.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import duckdb
-import numpy as np
 import polars as pl
 
-from warehouse import feature_sets, fits, fitting, layouts, levels, profiles, recipes, resources
-from warehouse.embeddings import apart, to_column, to_matrix
+from warehouse import feature_sets, fits, fitting, layouts, profiles, recipes, resources, rows_to_correct
 from warehouse.errors import RecipeError
 from warehouse.feature_sets import FeatureSet
 from warehouse.fits import Plate
@@ -20,37 +17,9 @@ from warehouse.fitting import MEMORY_MB
 from warehouse.lake import Lake, now
 from warehouse.recipes import KEYS, Recipe
 from warehouse.runs import Run
-from warehouse.scratch import Scratch
 from warehouse.sqltext import expand, relation, statements
 
 _KEYS = list(KEYS)
-
-# The rows that a recipe corrects: where they are, what steps may know of their well (`steps.COLUMNS`), and the counts
-# that go on with its profile.
-_TABLES = {"well": "wells", "field": "fields"}
-_WELL = (
-    "layout.row_number, layout.column_number, layout.treatment, layout.compound, "
-    "coalesce(layout.control_type, 'none') AS control_type"
-)
-_KEY = "SELECT profiles.source, profiles.batch, profiles.plate, profiles.well, "
-_ROWS = {
-    "well": _KEY + _WELL + ", profiles.field_count, profiles.cell_count, profiles.embedding",
-    "field": _KEY + "profiles.field, " + _WELL + ", profiles.cell_count, profiles.embedding",
-}
-_ORDER = {
-    "well": " ORDER BY profiles.source, profiles.batch, profiles.plate, profiles.well",
-    "field": " ORDER BY profiles.source, profiles.batch, profiles.plate, profiles.well, profiles.field",
-}
-_LAYOUT = (
-    "LEFT JOIN main.wells AS layout ON profiles.source = layout.source AND profiles.batch = layout.batch "
-    "AND profiles.plate = layout.plate AND profiles.well = layout.well"
-)
-
-# Bounds, by which files of other plates are passed over, and the very plates between them.
-_STRETCH = (
-    "profiles.source = ? AND profiles.batch = ? AND profiles.plate BETWEEN ? AND ? "
-    "AND list_contains(?, profiles.plate)"
-)
 
 
 @dataclass(frozen=True)
@@ -116,6 +85,11 @@ def correct(
     if parsed.level == "field" and target.entry_level == "well":
         message = f"recipe {recipe!r} corrects fields, and feature set {feature_set!r} came in as wells: it has none"
         raise RecipeError(message)
+    notes: tuple[str, ...] = ()
+    if parsed.name == "microsnoop" and target.entry_level == "cell" and target.field_operator != "mean":
+        notes = (
+            f"the paper takes the mean of cells; the fields of {target.name!r} are made by {target.field_operator!r}",
+        )
     own = Run("correct", {"feature_set": target.name, "recipe": parsed.text, "refit": refit})
     for _ in range(5):
         try:
@@ -124,7 +98,7 @@ def correct(
             continue
         if run is None:
             own.finish(lake, {"plates": report.plates, "wells": report.wells})
-        return report
+        return replace(report, notes=notes + report.notes)
     message = (
         f"feature set {feature_set!r} kept changing while it was corrected: try again when ingestion rests"
     )
@@ -144,31 +118,48 @@ def _correct(
                 "fit it anew with --refit"
             )
             raise RecipeError(message)
-        plates = _plates(lake, target)
+        plates = rows_to_correct.plates(lake, target)
         done = _corrected(lake, target.name, recipe.slug) if steps is not None and not refit else set()
         # What stands corrected could be fitted; a plate that is to come into such a batch goes by the batch's fit.
-        counts = _counts(lake, target, recipe, [plate for plate in plates if plate not in done])
+        counts = rows_to_correct.counts(
+            lake, target, recipe, [plate for plate in plates if plate not in done]
+        )
         lacking = recipes.lacking(recipe, counts, {(source, batch) for source, batch, _ in done})
         chosen: list[Plate] = [plate for plate in counts.select(_KEYS).rows() if plate not in lacking]
         if not (chosen or done):
             _refuse(target, recipe, lacking)
-        if not chosen and fits.left_out(lake, target.name, recipe.slug) == lacking:
-            left = profiles.find_recipe(lake, target, recipe.slug).feature_names
-            return _report(target, recipe, [], 0, "unchanged", left, lacking)
         # Where every plate was replaced, no profile is left to stay comparable with: that is a new fit.
         fresh = not done
         anew = _anew(chosen, done)
-        if chosen:
-            stored = None if fresh else fits.stored(lake, target.name, recipe.slug, chosen, anew)
-            rows, work = _read(lake, target, recipe, counts.filter(_is_among(counts, chosen)), memory_mb)
-    if not chosen:
+        stored = (
+            None if fresh else fits.stored(lake, target.name, recipe.slug, chosen, anew, len(recipe.steps))
+        )
+
+        def attempt(plates: Sequence[Plate]) -> tuple[pl.DataFrame, fitting.State]:
+            rows, work = rows_to_correct.read(
+                lake, target, recipe, counts.filter(_is_among(counts, plates)), memory_mb
+            )
+            return rows, fitting.run(recipe, work, rows, target.feature_names, stored, memory_mb)
+
+        try:
+            rows, state = attempt(chosen) if chosen else (counts, None)
+        except RecipeError:
+            # A plate that the stored fits cannot correct (a feature is constant on it, say) holds up no other.
+            unfit = {} if fresh else _unfit(attempt, chosen)
+            if not unfit:
+                raise
+            lacking, chosen = lacking | unfit, [plate for plate in chosen if plate not in unfit]
+            anew = _anew(chosen, done)
+            rows, state = attempt(chosen) if chosen else (counts, None)
+        if state is None and fits.left_out(lake, target.name, recipe.slug) == lacking:
+            return _unchanged(lake, target, recipe, lacking)
+    if state is None:
         return _leave_out(lake, target, recipe, lacking, run)
-    state = fitting.run(recipe, work, rows, target.feature_names, stored, memory_mb)
     wells = 0
 
     def parts() -> Iterator[pl.DataFrame]:
         nonlocal wells
-        for part in _corrected_wells(recipe, rows, state.work, memory_mb):
+        for part in rows_to_correct.corrected_wells(recipe, rows, state.work, memory_mb):
             wells += len(part)
             yield part
 
@@ -211,8 +202,23 @@ def _leave_out(
         fits.put_left_out(connection, target.name, recipe.slug, lacking)
 
     lake.transaction(put)
+    return replace(_unchanged(lake, target, recipe, lacking), outcome="extended")
+
+
+def _unchanged(lake: Lake, target: FeatureSet, recipe: Recipe, lacking: dict[Plate, str]) -> CorrectReport:
     left = profiles.find_recipe(lake, target, recipe.slug).feature_names
-    return _report(target, recipe, [], 0, "extended", left, lacking)
+    return _report(target, recipe, [], 0, "unchanged", left, lacking)
+
+
+def _unfit(attempt: Callable[[Sequence[Plate]], object], chosen: Sequence[Plate]) -> dict[Plate, str]:
+    """Try plates one by one, and tell which cannot be corrected, and why."""
+    found = {}
+    for plate in chosen:
+        try:
+            attempt([plate])
+        except RecipeError as error:
+            found[plate] = str(error)
+    return found
 
 
 def _refuse(target: FeatureSet, recipe: Recipe, lacking: dict[Plate, str]) -> None:
@@ -225,92 +231,6 @@ def _refuse(target: FeatureSet, recipe: Recipe, lacking: dict[Plate, str]) -> No
         f"plate {plate[2]!r}: {reason}: mark its controls as negative in the layout, or use on=all"
     )
     raise RecipeError(message)
-
-
-def _plates(lake: Lake, target: FeatureSet) -> list[Plate]:
-    """Name the plates of a feature set that have wells, ordered."""
-    rows = lake.connection.execute(
-        "SELECT source, batch, plate FROM main.plate_loads WHERE feature_set = ? AND wells_in > 0 ORDER BY ALL",
-        [target.name],
-    ).fetchall()
-    return [(source, batch, plate) for source, batch, plate in rows]
-
-
-def _counts(lake: Lake, target: FeatureSet, recipe: Recipe, plates: Sequence[Plate]) -> pl.DataFrame:
-    """Count the rows of plates that a recipe corrects, without reading an embedding: all, controls, treated."""
-    table = relation(target.name, _TABLES[recipe.level])
-    query = (
-        'SELECT profiles.source, profiles.batch, profiles.plate, count(*) AS "all", '
-        "count(*) FILTER (layout.control_type = 'negative') AS controls, "
-        "count(*) FILTER (layout.control_type IS DISTINCT FROM 'negative') AS treated "
-        f"FROM {table} AS profiles " + _LAYOUT + " WHERE " + _STRETCH + " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
-    )
-    schema: dict[str, type[pl.DataType]] = dict.fromkeys(_KEYS, pl.String)
-    schema |= dict.fromkeys(("all", "controls", "treated"), pl.Int64)
-    counts = [pl.DataFrame(schema=schema)]
-    for (source, batch), part in itertools.groupby(plates, key=lambda plate: plate[:2]):
-        names = [plate for _, _, plate in part]
-        counts.append(lake.frame(query, [source, batch, names[0], names[-1], names]))
-    return pl.concat(counts)
-
-
-def _read(
-    lake: Lake, target: FeatureSet, recipe: Recipe, counts: pl.DataFrame, memory_mb: int
-) -> tuple[pl.DataFrame, Scratch]:
-    """Read the rows of plates, ordered, and their profiles: in memory, or where they take too much, in a file."""
-    n, d = int(counts["all"].sum()), target.dim
-    work = Scratch(n, d, in_memory=8 * n * d <= (memory_mb << 20) // 2)
-    table = relation(target.name, _TABLES[recipe.level])
-    query = (
-        _ROWS[recipe.level]
-        + f" FROM {table} AS profiles "
-        + _LAYOUT
-        + " WHERE "
-        + _STRETCH
-        + _ORDER[recipe.level]
-    )
-    parts, first = [], 0
-    for source, batch, plates, _ in _stretches(counts, (memory_mb << 20) // (32 * 4 * d)):
-        frame = lake.frame(query, [source, batch, plates[0], plates[-1], plates])
-        matrix = to_matrix(frame["embedding"], d)
-        parts.append(apart(frame.drop("embedding")))
-        fitting.refuse_infinite(matrix, parts[-1], target.feature_names)
-        work.write(first, matrix.astype(np.float64))
-        first += len(frame)
-    return pl.concat(parts), work
-
-
-def _stretches(counts: pl.DataFrame, limit: int) -> Iterator[tuple[str, str, list[str], int]]:
-    """Put plates of one batch together, in order, up to a number of rows, and count them; a large plate comes alone."""
-    for (source, batch), of_batch in itertools.groupby(counts.iter_rows(), key=lambda row: (row[0], row[1])):
-        plates, rows = list[str](), 0
-        for _, _, plate, count, *_ in of_batch:
-            if plates and rows + count > limit:
-                yield source, batch, plates, rows
-                plates, rows = [], 0
-            plates.append(plate)
-            rows += count
-        yield source, batch, plates, rows
-
-
-def _corrected_wells(
-    recipe: Recipe, rows: pl.DataFrame, work: Scratch, memory_mb: int
-) -> Iterator[pl.DataFrame]:
-    """Give the corrected wells, in parts of whole plates: source, batch, plate, well, counts, embedding."""
-    counts = rows.group_by(_KEYS, maintain_order=True).agg(pl.len())
-    first = 0
-    for *_, count in _stretches(counts, (memory_mb << 20) // (32 * 8 * work.shape[1])):
-        part = rows[first : first + count]
-        corrected = work.read(first, first + count).astype(np.float32)
-        first += count
-        if recipe.level == "well":
-            columns = part.select(*_KEYS, "well", "field_count", "cell_count")
-            yield columns.with_columns(to_column(corrected))
-            continue
-        fields = part.select(*_KEYS, "well", "field", "cell_count").with_columns(to_column(corrected))
-        for plate in fields.partition_by(_KEYS, maintain_order=True):
-            keys = [pl.lit(plate[key][0]).alias(key) for key in _KEYS]
-            yield levels.wells_from_fields(plate.drop(_KEYS), work.shape[1], "mean").with_columns(keys)
 
 
 def _corrected(lake: Lake, feature_set: str, recipe: str) -> set[Plate]:
@@ -375,10 +295,9 @@ def _report(
     state: fitting.State | None = None,
 ) -> CorrectReport:
     left = set(names)
+    # Features of other names are made of all that came in: none was dropped.
     dropped = (
-        ()
-        if state is not None and state.is_renamed
-        else tuple(n for n in target.feature_names if n not in left)
+        tuple(n for n in target.feature_names if n not in left) if left <= set(target.feature_names) else ()
     )
     return CorrectReport(
         target.name,

@@ -219,7 +219,11 @@ def set_operators(
         renew_views(lake, name)
         return wanted
 
-    return lake.transaction(work)
+    before = operators(lake.connection, name)
+    chosen = lake.transaction(work)
+    if chosen != before:
+        run.finish(lake, {})
+    return chosen
 
 
 def operators_of_levels(lake: Lake, name: str) -> dict[str, str]:

@@ -69,14 +69,37 @@ def _rows(array: Matrix) -> pl.DataFrame:
     return pl.DataFrame([numbers, values])
 
 
+def _settled_before(lake: Lake, feature_set: str, recipe: str) -> list[StoredFit]:
+    """What the whole set settled, of fits made before that was stored apart: every plate's mask was the settled one."""
+    rows = lake.connection.execute(
+        "SELECT step, any_value(array_values) FILTER (array_name = 'keep') FROM main.recipe_fits "
+        "WHERE feature_set = ? AND recipe = ? GROUP BY step HAVING count(*) FILTER (source IS NULL) = 0",
+        [feature_set, recipe],
+    ).fetchall()
+    return [
+        StoredFit(step, None, None, None, {} if keep is None else {"keep": np.array(keep)})
+        for step, keep in rows
+    ]
+
+
 def stored(
     lake: Lake,
     feature_set: str,
     recipe: str,
     chosen: Collection[Plate],
     anew: Collection[tuple[str, str, str | None]],
+    steps: int,
 ) -> list[StoredFit]:
-    """Read the fits that these plates go by, as they were made: of the whole set, and of their batches."""
+    """Read the fits that these plates go by, as they were made: of the whole set, and of their batches.
+
+    Args:
+        lake: an open lake.
+        feature_set: its name.
+        recipe: as in `wells__<recipe>`.
+        chosen: plates that are to be corrected.
+        anew: plates, and as (source, batch, None) batches, that are fitted anew.
+        steps: how many the recipe has.
+    """
     batches = {(source, batch, None) for source, batch, _ in chosen} - set(anew)
     wanted = pl.DataFrame(sorted(batches, key=str), schema=dict.fromkeys(KEYS, pl.String), orient="row")
     lake.connection.register("wanted", wanted)
@@ -99,6 +122,8 @@ def stored(
             for name, lines in arrays.items()
         }
         found.append(StoredFit(int(str(step)), _text(source), _text(batch), _text(plate), made))
+    if len([fit for fit in found if fit.source is None]) < steps:
+        found += _settled_before(lake, feature_set, recipe)
     return found
 
 

@@ -303,7 +303,7 @@ def _keep(
         worst = min(own, key=lambda key: int(own[key].sum()))
         message = (
             f"{step.name}: none of the {width} features is left; {_place(worst)} keeps {own[worst].sum()}: "
-            "look at its wells, or leave the plate out"
+            "loosen the step, look at the wells, or leave the plate out"
         )
         raise RecipeError(message)
     return keep

@@ -13,7 +13,7 @@ from warehouse.errors import ProfileError, RecipeError
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake
 from warehouse.names import unknown
-from warehouse.query import side_effect
+from warehouse.query import by_chance, side_effect
 from warehouse.sqltext import DEFAULT_OPERATORS, literal, relation
 
 #: What is typed after `--level`, and the table or view that holds it.
@@ -77,6 +77,16 @@ class FittedRecipe:
     steps: str
     feature_names: tuple[str, ...]
 
+    @property
+    def typed(self) -> str:
+        """What is typed for it: its name where it has one, its steps otherwise."""
+        return typed(self.name, self.steps)
+
+
+def typed(name: str, steps: str) -> str:
+    """Say what is typed for a recipe of the lake, where `recipe` and `steps` are these."""
+    return name if name in {recipe.name for recipe in recipes.NAMED} else steps
+
 
 def find_recipe(lake: Lake, feature_set: FeatureSet, text: str) -> FittedRecipe:
     """Find a recipe by its name in the lake or by its steps.
@@ -93,7 +103,7 @@ def find_recipe(lake: Lake, feature_set: FeatureSet, text: str) -> FittedRecipe:
     if name not in rows:
         message = (
             f"feature set {feature_set.name!r} has no recipe {text!r} (it has none"
-            f"{''.join(', ' + steps for _, steps, _ in rows.values())}): make it with "
+            f"{''.join(', ' + typed(known, steps) for known, steps, _ in rows.values())}): make it with "
             f"`wellhouse correct {feature_set.name} --recipe '{text}'`"
         )
         raise RecipeError(message)
@@ -148,7 +158,7 @@ def refuse_waiting(lake: Lake, feature_set: str, fitted: FittedRecipe) -> None:
     if waiting:
         message = (
             f"{len(waiting)} plates of feature set {feature_set!r} (first: {waiting[0][0]!r}) came or changed after "
-            f"recipe {fitted.steps!r} was last applied: run `wellhouse correct {feature_set} --recipe '{fitted.steps}'`"
+            f"recipe {fitted.typed!r} was last applied: run `wellhouse correct {feature_set} --recipe '{fitted.typed}'`"
         )
         raise RecipeError(message)
 
@@ -171,11 +181,16 @@ def rows(
     return _select(lake, ("embedding",), feature_set, recipe_name, level, where)
 
 
+def view_of(level: str, where: str | None) -> str:
+    """Name the view of a level: the one with passing_share where a predicate speaks of it."""
+    is_checked = level in CHECKED and "passing_share" in (where or "").lower()
+    return LEVELS[level] + ("_checked" if is_checked else "")
+
+
 def _select(
     lake: Lake, without: tuple[str, ...], feature_set: str, recipe_name: str, level: str, where: str | None
 ) -> pl.DataFrame:
-    is_checked = level in CHECKED and "passing_share" in (where or "").lower()
-    view = LEVELS[level] + ("_checked" if is_checked else "")
+    view = view_of(level, where)
     # Not EXCLUDE: cells lack the column, as the views of an older snapshot do.
     left_out = ", ".join(literal(name) for name in (*without, _COSTLY))
     query = f"SELECT COLUMNS(lambda name: name NOT IN ({left_out})) FROM {relation(feature_set, view, recipe_name)}"
@@ -196,6 +211,9 @@ def predicate(text: str) -> str:
     Raises:
         ProfileError: it is no expression, more than one, or calls a function that changes something.
     """
+    if not text.strip():
+        message = "--where is empty: give one predicate, such as batch = 'b1', or leave it out"
+        raise ProfileError(message)
     query = f"SELECT 1 WHERE ({text}\n)"
     try:
         # By itself first: "a) UNION SELECT (b" is a query only between our parentheses.
@@ -204,11 +222,31 @@ def predicate(text: str) -> str:
     except duckdb.Error as error:
         message = f"--where {text!r} is no SQL predicate: {str(error).splitlines()[0]}"
         raise ProfileError(message) from error
+    chance = by_chance(query)
+    if chance is not None:
+        message = (
+            f"--where {text!r}: {chance} is another at every look: choose by a hash of the keys, as in "
+            "hash(plate || well) % 2 = 0"
+        )
+        raise ProfileError(message)
     effect = side_effect(query)
     if effect is not None:
         message = f"--where {text!r}: {effect} is not allowed here: give one predicate that only reads"
         raise ProfileError(message)
+    if _kind(text) not in (None, "BOOLEAN", '"NULL"'):
+        message = f"--where {text!r} is neither true nor false: write a comparison, such as batch = 'b1'"
+        raise ProfileError(message)
     return text
+
+
+def _kind(text: str) -> str | None:
+    """Tell the type of an expression without columns, which is not computed for it; None where it has columns."""
+    try:
+        with duckdb.connect() as connection:
+            row = connection.execute(f"DESCRIBE SELECT ({text}\n)").fetchone()
+    except duckdb.Error:
+        return None
+    return None if row is None else str(row[1])
 
 
 def fingerprint(lake: Lake, feature_set: str, recipe: str = "none") -> str:

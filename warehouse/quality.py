@@ -104,7 +104,10 @@ def set_limits(lake: Lake, changes: Sequence[tuple[str, str, float | None]]) -> 
             lake.change_nothing()
         return bool(changed)
 
-    return lake.transaction(work)
+    is_changed = lake.transaction(work)
+    if is_changed:
+        run.finish(lake, {})
+    return is_changed
 
 
 def _check_order(measure: str, lower: float | None, upper: float | None) -> None:

@@ -63,22 +63,42 @@ def side_effect(text: str) -> str | None:
     DuckLake's maintenance (expiring snapshots, deleting files) is called as a table function in a SELECT, so
     the kind of the statement does not tell.
     """
+    called = _functions(text)
+    if called is None:
+        return f"{(text.split() or [''])[0].upper()!r}"
+    return next((f"{name}()" for name in called if _EFFECTS.fullmatch(name.lower())), None)
+
+
+def by_chance(text: str) -> str | None:
+    """Name a function of a query that gives another answer every time (`random()`), or None."""
+    called = {name.lower() for name in _functions(text) or []}
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE' "
+            "AND list_contains(?, function_name) ORDER BY 1",
+            [sorted(called)],
+        ).fetchall()
+    return f"{rows[0][0]}()" if rows else None
+
+
+def _functions(text: str) -> list[str] | None:
+    """Name the functions that a query calls, or None where it is no query."""
     with duckdb.connect() as connection:
         row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
-        return f"{(text.split() or [''])[0].upper()!r}"
-    nodes = [tree]
+        return None
+    nodes, found = [tree], []
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
             name = node.get("function_name")
-            if isinstance(name, str) and _EFFECTS.fullmatch(name.lower()):
-                return f"{name}()"
+            if isinstance(name, str):
+                found.append(name)
             nodes.extend(node.values())
         elif isinstance(node, list):
             nodes.extend(node)
-    return None
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from warehouse.names import unknown
 from warehouse.steps import STEPS, Step
 
 KEYS = ("source", "batch", "plate")
+MOST_STEPS = 50
 LONGEST_SLUG = 48  # wells__<slug> stays within Postgres' 63 characters
 _CALL = re.compile(r"\s*([^()\s]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _FIELDS = "fields:"
@@ -120,11 +121,27 @@ def parse(text: str) -> Recipe:
         plain = parse(found.text)
         return Recipe(plain.steps, plain.level, found.name)
     level = "field" if text.lstrip().startswith(_FIELDS) else "well"
-    # A + within parentheses belongs to a number such as 1e+2.
-    parts = re.split(r"\+(?![^()]*\))", text.lstrip().removeprefix(_FIELDS))
+    parts = _parts(text.lstrip().removeprefix(_FIELDS))
+    if len(parts) > MOST_STEPS:
+        message = (
+            f"recipe {text[:40]!r}… has {len(parts)} steps, {MOST_STEPS} at most: is a step written twice?"
+        )
+        raise RecipeError(message)
     if [part.strip() for part in parts] == ["none"]:
         return Recipe((), level)
     return Recipe(tuple(_parse_step(part, text) for part in parts), level)
+
+
+def _parts(text: str) -> list[str]:
+    """Split at each + that stands outside of parentheses: one within belongs to a number such as 1e+2, or a pattern."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "+" and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def lacking(

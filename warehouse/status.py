@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from warehouse import feature_sets, nearest, resources
+from warehouse import feature_sets, nearest, profiles, resources
 from warehouse.lake import Lake
 from warehouse.sqltext import expand, relation
 
@@ -105,7 +105,7 @@ def _recipes(lake: Lake) -> pl.DataFrame:
             left_out = int(str(lake.value(out, [feature_set, recipe])))
             waiting = plates - done - left_out
             state = nearest.state(lake, feature_set, recipe)
-            rows.append((feature_set, steps, dim, done, waiting, left_out, state))
+            rows.append((feature_set, profiles.typed(recipe, steps), dim, done, waiting, left_out, state))
         state = nearest.state(lake, feature_set, "none")
         if state != "none":
             rows.append((feature_set, "none", feature_sets.find(lake, feature_set).dim, plates, 0, 0, state))

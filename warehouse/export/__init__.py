@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warehouse import __version__, profiles
+from warehouse import __version__, feature_sets, profiles
 from warehouse.errors import ExportError
 from warehouse.export import stream, whole
 from warehouse.export.columns import NAMES
@@ -163,6 +163,7 @@ def _lineage(lake: Lake, selection: stream.Selection) -> dict[str, Any]:
         "entry_level": target.entry_level,
         "field_operator": target.field_operator,
         "well_operator": target.well_operator,
+        **feature_sets.operators(lake.connection, target.name),
         "recipe": selection.recipe.steps,
         "level": selection.level,
         "where": selection.where,

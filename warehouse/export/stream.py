@@ -59,7 +59,7 @@ def select(lake: Lake, feature_set: str, level: str, recipe: str, where: str | N
         message = f"recipe {recipe!r} corrects wells; {level}s are there as they came in: leave --recipe out"
         raise ProfileError(message)
     refuse_waiting(lake, target.name, fitted)
-    table = relation(target.name, LEVELS[level], fitted.name)
+    table = relation(target.name, profiles.view_of(level, where), fitted.name)
     query = f"SELECT * FROM {table}"
     if level in ("cell", "field"):
         query = (

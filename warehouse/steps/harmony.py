@@ -60,16 +60,16 @@ class Harmony(Step):
             if value != "all":
                 message = f"harmony({name}={value}): it mixes all wells of the whole set: leave {name} out"
                 raise RecipeError(message)
-        for name, least in (("clusters", 0), ("iterations", 1), ("seed", 0)):
+        for name, least, most in (("clusters", 0, 10_000), ("iterations", 1, 1_000), ("seed", 0, 2**31 - 1)):
             value = self.parameters[name]
-            if not (isfinite(value) and value >= least and value % 1 == 0):
-                message = f"harmony({name}={value:g}): give a whole number of at least {least}"
+            if not (isfinite(value) and least <= value <= most and value % 1 == 0):
+                message = f"harmony({name}={value:g}): give a whole number from {least} to {most}"
                 raise RecipeError(message)
             object.__setattr__(self, name, int(value))
         for name in ("lambda", "sigma", "theta"):
             value = self.parameters[name]
-            if not (isfinite(value) and (value > 0 or (name == "theta" and value == 0))):
-                message = f"harmony({name}={value:g}): give a number above 0"
+            if not (0 < value <= 1e6 or (name == "theta" and value == 0)):
+                message = f"harmony({name}={value:g}): give a number above 0, up to a million"
                 raise RecipeError(message)
 
     def fit_transform(self, X: Matrix, wells: Wells) -> tuple[Fit, Matrix]:
@@ -95,7 +95,10 @@ class Harmony(Step):
             raise RecipeError(message)
         clusters = int(self.clusters) or max(1, min(round(len(X) / WELLS_PER_CLUSTER), MOST_CLUSTERS))
         if clusters > len(X):
-            message = f"harmony(clusters={clusters}): {wells.place} has {len(X)} wells only: give fewer clusters, or 0"
+            message = (
+                f"harmony(clusters={clusters}): {wells.place} has {len(X)} wells only: give fewer clusters, or 0 (of a "
+                "recipe with a name, write its steps: wellhouse recipes shows them)"
+            )
             raise RecipeError(message)
         self._refuse_zero(X, wells)
         found = _run_harmony(
@@ -165,7 +168,13 @@ def _run_harmony(*arguments: object, **settings: object) -> Any:
         message = "step harmony needs the package harmonypy: pip install 'wellhouse[harmony]'"
         raise RecipeError(message) from None
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
-    return harmonypy.run_harmony(*arguments, **settings)
+    try:
+        return harmonypy.run_harmony(*arguments, **settings)
+    except (RuntimeError, FloatingPointError) as error:
+        message = (
+            f"harmony: {str(error).splitlines()[0]}: look at its parameters and at the size of the features"
+        )
+        raise RecipeError(message) from error
 
 
 def _corrections(
