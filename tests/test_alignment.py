@@ -383,8 +383,8 @@ def test_harmony_says_what_it_cannot_do(monkeypatch):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"clusters": 2.5}, r"harmony\(clusters=2.5\): give a whole number of at least 0"),
-        ({"iterations": 0}, r"harmony\(iterations=0\): give a whole number of at least 1"),
+        ({"clusters": 2.5}, r"harmony\(clusters=2.5\): give a whole number from 0 to 10000"),
+        ({"iterations": 0}, r"harmony\(iterations=0\): give a whole number from 1 to 1000"),
         ({"sigma": 0}, r"harmony\(sigma=0\): give a number above 0"),
         ({"lambda_": -1.0}, r"harmony\(lambda=-1\): give a number above 0"),
         ({"scope": "batch"}, r"harmony\(scope=batch\): it mixes all wells of the whole set"),
