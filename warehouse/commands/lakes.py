@@ -47,6 +47,8 @@ def sql(
 ) -> None:
     """Ask the lake in SQL; it is opened read-only.
 
+    `wellhouse profile … --show-sql` prints the query of a level, from cells up if asked, to run or to change here.
+
     Example: `wellhouse sql "SELECT treatment, well_count FROM transfer.treatments"`
     """
     from warehouse.query import sql as run
