@@ -98,7 +98,7 @@ def run() -> list[Row]:
             rows.append(
                 Row(
                     TITLES[name],
-                    f"{found['seconds']:.2f} s",
+                    f"{1e3 * found['seconds']:.0f} ms",
                     f"peak of its process: {found['gib']:.1f} GiB; {found['rows']:,.0f} rows",
                     found["seconds"],
                     asked,
