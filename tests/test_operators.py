@@ -240,7 +240,7 @@ def test_wells_that_have_no_cosine_are_left_out_of_the_spread(tmp_path):
 def test_nobody_pays_for_the_spread_who_does_not_ask(lake):
     """DuckDB drops an aggregate that is not asked for; the profiles themselves are then not even read."""
     for view in (*KEYS, "consensus"):
-        plan = lake.frame(f"EXPLAIN SELECT treatment_or.* FROM (SELECT well_count, plates, control_count "
+        plan = lake.frame(f"EXPLAIN SELECT treatment_or.* FROM (SELECT well_count, plates, positions, control_count "
                           f"FROM wide.{view}) AS treatment_or")["explain_value"][0]  # fmt: skip
         assert "arg_min" not in plan
         assert "embedding" not in plan

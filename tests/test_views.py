@@ -9,6 +9,7 @@ import pytest
 from builders import commit, new_lake, plate, random_plate, small_lake, wide
 
 from warehouse import feature_sets, resources
+from warehouse.lake import Lake
 from warehouse.sqltext import expand
 
 FILES = [path for folder in ("main", "feature_set", "checks") for path in resources.files("sql", folder)]
@@ -121,20 +122,34 @@ def test_treatments_are_means_over_wells(lake):
 
 
 def test_what_stands_beside_a_profile(lake):
-    beside = "well_count, control_count, plate_count, plates, sources FROM tiny"
+    beside = "well_count, control_count, plate_count, plates, sources, positions FROM tiny"
     assert rows(
         lake, f"SELECT {beside}.treatments WHERE compound IN ('DMSO', 'nocodazole') ORDER BY compound"
     ) == [
-        (5, 5, 4, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3", "s2/b1/p4"], ["s1", "s2"]),
-        (2, 0, 2, ["s1/b2/p3", "s2/b1/p4"], ["s1", "s2"]),
+        (5, 5, 4, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3", "s2/b1/p4"], ["s1", "s2"], ["A01", "A02"]),
+        (2, 0, 2, ["s1/b2/p3", "s2/b1/p4"], ["s1", "s2"], ["A02"]),
     ]
     only = "WHERE treatment = 'taxol@0.3uM' AND source = 's1'"
     assert rows(lake, f"SELECT {beside}.sources {only}") == [
-        (3, 0, 3, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3"], ["s1"])
+        (3, 0, 3, ["s1/b1/p1", "s1/b1/p2", "s1/b2/p3"], ["s1"], ["A03"])
     ]
     assert rows(lake, f"SELECT {beside}.consensus WHERE treatment = 'taxol@3uM'") == [
-        (1, 0, 1, ["s1/b1/p1"], ["s1"])
+        (1, 0, 1, ["s1/b1/p1"], ["s1"], ["A04"])
     ]
+
+
+def test_a_lake_of_before_positions_gets_them(tmp_path):
+    with small_lake(tmp_path / "lake") as older:
+
+        def back(connection):
+            connection.execute("DELETE FROM main.schema_version WHERE version >= 6")
+            connection.execute("CREATE OR REPLACE VIEW tiny.compounds AS SELECT 1 AS compound")
+
+        older.transaction(back)
+    with Lake.open(tmp_path / "lake") as newer:
+        assert rows(newer, "SELECT compound, positions FROM tiny.compounds ORDER BY compound") == [
+            ("DMSO", ["A01", "A02"]), ("nocodazole", ["A02"]), ("taxol", ["A03", "A04"]),
+        ]  # fmt: skip
 
 
 def test_compounds_are_means_over_wells_of_every_concentration(lake):

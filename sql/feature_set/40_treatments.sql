@@ -2,7 +2,7 @@
 -- Grain: one row per (treatment)
 -- Reads: feature_set.well_profiles, compound_labels
 -- Columns: concentration in `unit`; *_count in numbers; plates (source/batch/plate), batches (source/batch),
---   sources, moa, target, pathway, gene_family are sorted lists, labels NULL where there are none
+--   sources, positions (well), moa, target, pathway, gene_family are sorted lists, labels NULL where none are
 --   replicate_cosine: median cosine between its wells, -1 to 1, or between 24 of them; NULL where no pair is
 --   embedding FLOAT[dim], by the treatment_operator of the feature set
 --   Wells without a treatment (empty, or no layout) belong to none and are left out.

@@ -2,7 +2,8 @@
 -- Grain: one row per (compound)
 -- Reads: feature_set.well_profiles, compound_annotations
 -- Columns: *_count in numbers; plates (source/batch/plate), batches (source/batch),
---   treatments, sources, moa, target, pathway, gene_family are sorted lists, labels NULL where there are none
+--   treatments, sources, positions (well), moa, target, pathway, gene_family are sorted lists, labels NULL
+--   where there are none
 --   replicate_cosine: median cosine between its wells, -1 to 1, or between 24 of them; NULL where no pair is
 --   embedding FLOAT[dim], by the treatment_operator of the feature set
 --   Labels are those of all its treatments. Wells without a compound (empty, or no layout) are left out.

@@ -16,6 +16,7 @@ SELECT
     list_sort(list(DISTINCT profiles.source || '/' || profiles.batch || '/' || profiles.plate)) AS plates,
     list_sort(list(DISTINCT profiles.source || '/' || profiles.batch)) AS batches,
     list_sort(list(DISTINCT profiles.source)) AS sources,
+    list_sort(list(DISTINCT profiles.well)) AS positions,
     arg_min(
         profiles.embedding,
         md5_number_lower(concat_ws('/', profiles.source, profiles.batch, profiles.plate, profiles.well)),

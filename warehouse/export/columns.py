@@ -23,6 +23,7 @@ NAMES = {
     "plates": "Metadata_Plates",
     "batches": "Metadata_Batches",
     "sources": "Metadata_Sources",
+    "positions": "Metadata_Positions",
     "well_count": "Metadata_Well_Count",
     "control_count": "Metadata_Control_Count",
     "plate_count": "Metadata_Plate_Count",

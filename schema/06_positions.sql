@@ -1,0 +1,2 @@
+-- Positions of wells in the views above wells. Nothing that is stored changes: a lake that comes to this
+-- version has all its views made again, and from then on they have the column `positions`.
