@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,21 +16,30 @@ from warehouse.commands import (
     profile,
     profiles,
     quality,
+    search,
     upkeep,
 )
 from warehouse.commands.options import (
     DEFAULT_LAKE,
     Annotations,
     AsJson,
+    AsOf,
     Batch,
     CompoundColumn,
     LakePath,
     Layout,
+    RecipeName,
     Replace,
     Source,
+    Where,
 )
 from warehouse.console import json_pair, print_night, print_plan, print_plates, print_step, progress_bars
 from warehouse.errors import WellhouseError
+
+if TYPE_CHECKING:
+    from warehouse.lake import Lake
+    from warehouse.nearest import Query, Searcher
+    from warehouse.nearest.asking import Asked
 
 app = typer.Typer(
     name="wellhouse",
@@ -120,6 +129,86 @@ def ingest(
     print_plates(reports, as_json)
 
 
+def nearest(
+    feature_set: Annotated[str, typer.Option("--feature-set", help="Feature set to search.")],
+    treatment: Annotated[
+        str | None, typer.Argument(help="Treatment (compound@concentration), or another name at the level.")
+    ] = None,
+    recipe: RecipeName = "none",
+    level: search.Level = "treatment",
+    k: search.K = 20,
+    well: Annotated[
+        str | None, typer.Option("--well", help="Search with a well: source/batch/plate/well.")
+    ] = None,
+    wells: Annotated[
+        str | None,
+        typer.Option("--wells", help="Search with the profile of all wells that meet this SQL predicate."),
+    ] = None,
+    vector: Annotated[
+        str | None,
+        typer.Option("--vector", help="Search with a vector in the recipe's space: .npy, .json, or a list."),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", help="Search with a picture: CHANNEL=FILE for each channel, or a file."),
+    ] = None,
+    plate: Annotated[
+        str | None,
+        typer.Option("--plate", help="Plate that the picture is of, for its correction: source/batch/plate."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the picture's extractor: weights=FILE.")
+    ] = None,
+    not_same_compound: search.NotSameCompound = False,
+    not_same_batch: search.NotSameBatch = False,
+    not_same_plate: search.NotSamePlate = False,
+    not_same_position: search.NotSamePosition = False,
+    where: Where = None,
+    opposite: Annotated[bool, typer.Option("--opposite", help="The most dissimilar first.")] = False,
+    device: search.Device = "cpu",
+    as_of: AsOf = None,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Find what looks most like a treatment, a well, wells, a vector or a picture; filters apply before ranking.
+
+    Example: `wellhouse nearest taxol@0.3uM --feature-set transfer --recipe standardize --not-same-compound`
+    """
+    from dataclasses import replace
+
+    from warehouse.nearest import Filters, Searcher
+    from warehouse.nearest.asking import Asked
+    from warehouse.upkeep.moments import open_at
+
+    asked = Asked(
+        treatment, well, wells, vector, tuple(image or ()), plate, dict(map(json_pair, setting or []))
+    )
+    filters = Filters(not_same_compound, not_same_batch, not_same_plate, not_same_position, where)
+    with open_at(lake, as_of) as opened:
+        searcher = Searcher(opened, feature_set, recipe, level, device)
+        query, notes = _of_images(opened, searcher, asked) if image else (asked.query(searcher), ())
+        answer = searcher.nearest(query, k, filters, opposite=opposite)
+    search.print_nearest(replace(answer, notes=(*notes, *answer.notes)), k, as_json)
+
+
+def _of_images(lake: "Lake", searcher: "Searcher", asked: "Asked") -> "tuple[Query, tuple[str, ...]]":
+    """Make the query of pictures, which only extractors can read, and tell what should be known of it."""
+    from dataclasses import replace
+
+    from extractors.image_query import profile_of_images
+    from warehouse.on_the_spot import plate_named
+
+    target, recipe = searcher.feature_set, searcher.recipe
+    plate = None if asked.plate is None else plate_named(lake, target, recipe, asked.plate)
+    made = profile_of_images(
+        lake, target.name, recipe.name, asked.images, plate=plate, settings=asked.settings
+    )
+    query = searcher.vector(made.vector, made.name)
+    if plate is not None:  # what filters by batch and by plate leave out
+        query = replace(query, batches=frozenset({"/".join(plate[:2])}), plates=frozenset({"/".join(plate)}))
+    return query, made.notes
+
+
 def nightly(
     config: Annotated[Path, typer.Argument(help="TOML file: where plates arrive, and what follows.")],
     dry_run: Annotated[
@@ -199,8 +288,11 @@ COMMANDS = (
     analysis.correct,
     analysis.recipes,
     aggregation.operators,
-    analysis.index,
-    analysis.nearest,
+    search.index,
+    nearest,
+    search.neighbours,
+    search.pairs,
+    search.novelty,
     analysis.evaluate,
     quality.quality,
     lakes.sql,

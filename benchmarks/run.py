@@ -9,7 +9,18 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-ALL = ("commit", "transfer", "memory", "nights", "import", "aggregate", "views", "correct", "sphering")
+ALL = (
+    "commit",
+    "transfer",
+    "memory",
+    "nights",
+    "import",
+    "aggregate",
+    "views",
+    "correct",
+    "sphering",
+    "search",
+)
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MARK = "<!-- written by make bench: below this line -->"
 

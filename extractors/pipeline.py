@@ -91,7 +91,15 @@ class PlateReport:
 
 
 @dataclass
-class _Counts:
+class Counts:
+    """What became of images, beside the cells that came out of them.
+
+    Attributes:
+        images_rejected: how many.
+        rejections: well, field, cell and reason of each.
+        quality: well, field and what was measured on each whole field.
+    """
+
     images_rejected: int = 0
     rejections: list[tuple[str, str, str | None, str]] = field(default_factory=list)
     quality: list[tuple[str, str, FieldQuality | None]] = field(default_factory=list)
@@ -140,10 +148,9 @@ def ingest_screen(
         )
         raise ScreenError(message)
     is_crops = bool(crops.any())
-    settings = replace(settings, images_at_once=settings.images_at_once or (64 if is_crops else 4))
     if not is_crops:
         settings = _resolve_channels(settings, extractor.channels, screen.origin)
-    target = _feature_set(feature_set or extractor.name, extractor, settings, is_crops)
+    target = feature_set_of(feature_set or extractor.name, extractor, settings, is_crops)
     plates = layouts.per_plate(screen.manifest)
     known = layouts.plates(lake)
     for key in plates:
@@ -184,7 +191,8 @@ def _resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], ori
     return replace(settings, dna_channel=dna, cell_channel=cell)
 
 
-def _feature_set(name: str, extractor: Extractor, settings: PipelineSettings, is_crops: bool) -> FeatureSet:
+def feature_set_of(name: str, extractor: Extractor, settings: PipelineSettings, is_crops: bool) -> FeatureSet:
+    """Say what an extractor writes with these settings: two feature sets of one identity are comparable."""
     parameters = dict(extractor.parameters) | {"input": "crops" if is_crops else "fields"}
     if not is_crops:
         parameters["segmentation"] = asdict(settings.segmentation) | {
@@ -249,8 +257,8 @@ def _ingest_plate(
     if present is not None and not job.settings.replace:
         refuse_unreachable(lake, key, images, digests)
     with PlateBuilder(target, spool_bytes=job.settings.spool_bytes, allow_missing=False) as cells:
-        counts = _Counts()
-        _extract(images, extractor, job.settings, counts, cells, progress)
+        counts = Counts()
+        extract(images, extractor, job.settings, counts, cells, progress.advance)
         fields = cells.fields()
         listed = pl.DataFrame(counts.rejections, schema=_REJECTION, orient="row")
         plate = PlateData(
@@ -295,23 +303,30 @@ class _Progress:
             self.listener(self.plate, self.done, self.total)
 
 
-def _extract(
+def extract(
     images: Sequence[PlateImage],
     extractor: Extractor,
     settings: PipelineSettings,
-    counts: _Counts,
+    counts: Counts,
     cells: PlateBuilder,
-    progress: _Progress,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Embed the images in groups and give their cells to the builder."""
+    """Read, segment and embed images in groups, and give their cells to the builder.
+
+    Args:
+        images: of one plate, in order.
+        extractor: of them.
+        settings: with its channels settled.
+        counts: told which images were rejected, and why.
+        cells: takes the cells.
+        advance: told after each group how many images it had.
+    """
+    at_once = settings.images_at_once or (64 if any(image.cell is not None for image in images) else 4)
     with ThreadPoolExecutor(settings.workers) as executor:
         loaded = ahead(
-            executor,
-            lambda image: _load(image, extractor.channels, settings),
-            images,
-            2 * settings.images_at_once,
+            executor, lambda image: _load(image, extractor.channels, settings), images, 2 * at_once
         )
-        for group in whole_fields(zip(images, loaded, strict=True), settings.images_at_once):
+        for group in whole_fields(zip(images, loaded, strict=True), at_once):
             usable, matrices = [], []
             for (image, sample), result in zip(group, _embedded(extractor, group), strict=True):
                 if isinstance(sample, FieldSample) and isinstance(result, np.ndarray):
@@ -322,7 +337,7 @@ def _extract(
                     counts.rejections.append((image.well, image.field, image.cell, str(result)))
             if usable:
                 _add(usable, matrices, counts, cells)
-            progress.advance(len(group))
+            advance(len(group))
 
 
 def _embedded(
@@ -363,7 +378,7 @@ def _load(image: PlateImage, channels: tuple[str, ...], settings: PipelineSettin
 def _add(
     usable: Sequence[tuple[PlateImage, FieldSample]],
     matrices: Sequence[np.ndarray],
-    counts: _Counts,
+    counts: Counts,
     cells: PlateBuilder,
 ) -> None:
     """Give the cells of whole fields to the builder, which rejects those that are not finite."""

@@ -177,6 +177,8 @@ EXPLAINED = {
     ("warehouse/ingest.py", "columns"): "a text in the line above",
     ("warehouse/ingest.py", "table"): "one of two names in the line above",
     ("warehouse/layouts.py", "new_rows"): "a text in the same function",
+    ("warehouse/nearest/controls.py", "keys"): "columns of ours",
+    ("warehouse/nearest/filters.py", "predicate(where)"): "checked to be one expression that only reads",
     ("warehouse/layouts.py", "table"): "insert() is called with names of ours or relation()",
     ("warehouse/levels.py", "target.dim"): "a number",
     ("warehouse/nights/plan.py", "table"): "one of two names of ours",

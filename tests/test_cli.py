@@ -228,6 +228,22 @@ def test_every_answer_is_one_json_document(call, world, tmp_path):
     assert state["faults"] == {}
 
 
+def test_a_picture_finds_the_well_that_it_is_of(call, world):
+    fields = pl.read_csv(world.screen / "manifest.csv", infer_schema=False).row(2, named=True)
+    dna, rna = (f"{channel}={world.screen / fields[f'path_{channel}']}" for channel in ("DNA", "RNA"))
+    asked = ("nearest", "--feature-set", "transfer", "--level", "well", "--image", dna, "--image", rna)
+    found = call(*asked, "-k", 2, "--lake", world.lake, "--json").document
+    assert found["neighbours"][0]["well"] == fields["well"]
+    assert found["neighbours"][0]["similarity"] == pytest.approx(1, abs=1e-6)
+    assert found["neighbours"][1]["similarity"] < 0.9999
+    plate = "/".join(fields[key] for key in ("source", "batch", "plate"))
+    alone = call(*asked, "--plate", plate, "--not-same-plate", "--lake", world.lake)
+    assert "note: 20 were asked for, 0 are there to choose from" in alone.err
+    missing = call(*asked[:-2], "--lake", world.lake)
+    assert (missing.code, missing.err.count("\n")) == (1, 1)
+    assert "channel 'RNA' is missing" in missing.err
+
+
 @pytest.mark.parametrize("query", [
     "SELECT 'NaN'::DOUBLE AS x, 'inf'::DOUBLE AS y, [1.5, NULL, 'NaN'::FLOAT] AS z", "SELECT now()::TIMESTAMP AS x",
     "SELECT 1 WHERE false", "SELECT 170141183460469231731687303715884105727::HUGEINT AS x", "SELECT 'a\nb\u2028é'  AS x",

@@ -89,7 +89,7 @@ def test_equals_brute_force_with_every_exclusion(still, query):
     rule = lambda n, c, b: c != compound and not b & batches and c not in ("f", "DMSO")  # noqa: E731
     check(every, brute_force(query, 3, rule))
     assert every.allowed == len(brute_force(query, 99, rule))
-    assert every.note is None
+    assert every.notes == ()
 
 
 def test_k_is_filled_though_the_nearest_are_excluded(still):
@@ -103,23 +103,25 @@ def test_k_is_filled_though_the_nearest_are_excluded(still):
 def test_an_answer_carries_what_is_known_of_a_neighbour(still):
     row = nearest(still, "a@1uM", "tiny", k=2).neighbours.row(1, named=True)
     assert row.pop("similarity") == pytest.approx(0.9 / np.hypot(0.9, 0.1))
+    # The two DMSO wells are the null, a profile each; neither is as near.
+    assert row.pop("p_value") == pytest.approx(1 / 3)
     assert row == {
         "rank": 2, "treatment": "b@1uM", "compound": "b", "concentration": 1.0, "unit": "uM", "control_type": "none",
-        "well_count": 1, "batch_count": 1, "moa": ["A"], "target": None, "pathway": None, "gene_family": None,
+        "well_count": 1, "batch_count": 1, "replicate_cosine": None, "moa": ["A"], "target": None, "pathway": None, "gene_family": None,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("level", ["treatment", "consensus"])
 def test_without_and_with_an_index_the_answer_is_the_same(lake, level):
     before = nearest(lake, "a@1uM", "tiny", level=level)
-    assert before.note == (
+    assert before.notes == (
         "there is no index yet: the lake itself was searched; make one with "
-        f"`wellhouse index tiny --recipe none --level {level}`"
+        f"`wellhouse index tiny --recipe none --level {level}`",
     )
     report = build(lake, "tiny", level=level)
     assert (report.vectors, report.dim, report.level) == (8, 3, level)
     after = nearest(lake, "a@1uM", "tiny", level=level)
-    assert after.note is None
+    assert after.notes == ()
     assert after.neighbours.equals(before.neighbours)
 
 
@@ -133,12 +135,12 @@ def test_a_stale_index_is_noticed_and_not_used(lake):
     assert index_state(lake, "tiny", "none") == "stale"
     answer = nearest(lake, "a@1uM", "tiny", k=1)
     assert answer.neighbours["treatment"].to_list() == ["g@1uM"]
-    assert answer.note == (
+    assert answer.notes == (
         "the index is older than the profiles: the lake itself was searched; renew it with "
-        "`wellhouse index tiny --recipe none --level treatment`"
+        "`wellhouse index tiny --recipe none --level treatment`",
     )
     build(lake, "tiny")
-    assert nearest(lake, "a@1uM", "tiny", k=1).note is None
+    assert nearest(lake, "a@1uM", "tiny", k=1).notes == ()
     # Changed content under the same names, and another layout, are noticed as well.
     commit(lake, neighbour_plate("p2", shift=1.0))
     assert index_state(lake, "tiny", "none") == "stale"
@@ -146,7 +148,7 @@ def test_a_stale_index_is_noticed_and_not_used(lake):
     commit(lake, plate(key, {"A01": (1.0, 0.01, 0.0)}, "h", layout(key, [("A01", "a", 1.0, "none")])))
     assert index_state(lake, "tiny", "none") == "stale"
     answer = nearest(lake, "b@1uM", "tiny", k=1)
-    assert answer.note is not None
+    assert answer.notes != ()
     assert answer.neighbours["treatment"].to_list() == ["a@3uM"]
 
 
@@ -188,7 +190,7 @@ def test_a_recipe_that_plates_wait_for_is_not_searched(lake):
     correct(lake, "tiny", recipe)
     assert index_state(lake, "tiny", slug) == "stale"
     stale = nearest(lake, "a@1uM", "tiny", recipe=recipe)
-    assert stale.note is not None
+    assert stale.notes != ()
     build(lake, "tiny", recipe=recipe)
     assert nearest(lake, "a@1uM", "tiny", recipe=recipe).neighbours.equals(stale.neighbours)
     correct(lake, "tiny", recipe, refit=True)
@@ -259,7 +261,8 @@ def test_profiles_that_cannot_be_compared_are_refused_by_name(tmp_path):
         for search in (lambda: build(lake, "tiny"), lambda: nearest(lake, "taxol@3uM", "tiny")):
             with pytest.raises(SearchError, match=r"vector 'x@1uM' is all zeros \(1 such\)"):
                 search()
-        assert not (lake.path / INDEX_FOLDER).exists()
+        left = [path.name for path in (lake.path / INDEX_FOLDER / "tiny").iterdir()]
+        assert left == [".treatment__none.lock"]
 
 
 def test_a_read_only_lake_is_searched_and_indexed(lake):

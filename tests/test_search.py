@@ -1,15 +1,16 @@
 """Exact search with filters and ties, against brute force in NumPy."""
 
-import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warehouse.errors import SearchError
-from warehouse.search import FlatIndex
+from warehouse.errors import SearchError, UnknownNameError
+from warehouse.search import Index, faiss_build, structures
+from warehouse.search.gpu import FlatOnGpu
 
 
 def brute_force(index, query, k, mask):
@@ -20,7 +21,7 @@ def brute_force(index, query, k, mask):
         .astype(np.float32)
     )
     similarity = np.clip(similarity, -1, 1)
-    ranked = sorted(np.flatnonzero(mask), key=lambda row: (-similarity[row], index.ids[row]))[:k]
+    ranked = sorted(np.flatnonzero(mask), key=lambda row: (-similarity[row], index.keys["id"][int(row)]))[:k]
     return similarity[ranked], np.array(ranked, dtype=np.int64)
 
 
@@ -41,15 +42,15 @@ def test_equals_brute_force_with_ties_and_filters(data):
     if data.draw(st.booleans()):
         vectors = vectors * rng.choice([1, 2, 4], (n, 1)).astype(np.float32)
     queries = pool[rng.integers(0, len(pool), q)]
-    index = FlatIndex(vectors, names(n, seed=1))
+    index = Index.of(vectors, names(n, seed=1))
     kind = data.draw(st.sampled_from(["none", "one", "each"]))
     masks = {
         "none": np.ones((q, n), bool),
         "one": np.tile(rng.random(n) < 0.4, (q, 1)),
         "each": rng.random((q, n)) < 0.4,
     }
-    allowed = {"none": None, "one": masks["one"][0], "each": list(masks["each"])}[kind]
-    similarity, rows = index.search(queries, k, allowed)
+    excluded = None if kind != "each" else [[np.flatnonzero(~mask)] for mask in masks["each"]]
+    similarity, rows = index.search(queries, k, masks["one"][0] if kind == "one" else None, excluded)
     assert similarity.shape == rows.shape == (q, k)
     for i in range(q):
         expected = brute_force(index, queries[i], k, masks[kind][i])
@@ -65,7 +66,7 @@ def test_equals_brute_force_on_profiles_that_are_all_near():
     # Similarities around .9999: float32 sums alone would shuffle them.
     rng = np.random.default_rng(6)
     vectors = (10 + 0.1 * rng.normal(size=(3000, 64))).astype(np.float32)
-    index = FlatIndex(vectors, names(3000))
+    index = Index.of(vectors, names(3000))
     mask = rng.random(3000) < 0.5
     similarity, rows = index.search(vectors[:30], 20, mask)
     for i in range(30):
@@ -82,7 +83,7 @@ def test_equals_brute_force_where_only_rounding_tells_rows_apart():
     aside = rng.normal(size=(2000, 300))
     aside -= np.outer(aside @ query, query)
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
-    index = FlatIndex(0.5 * query + 0.75**0.5 * aside, names(2000))
+    index = Index.of(0.5 * query + 0.75**0.5 * aside, names(2000))
     similarity, rows = index.search(query[None, :], 10)
     expected = brute_force(index, query.astype(np.float32), 10, np.ones(2000, bool))
     assert rows[0].tolist() == expected[1].tolist()
@@ -92,16 +93,16 @@ def test_equals_brute_force_where_only_rounding_tells_rows_apart():
 def test_a_tie_far_longer_than_k_is_resolved_by_id():
     vectors = np.ones((500, 3), np.float32)
     vectors[100] = [1, 1, 1.5]
-    index = FlatIndex(vectors, names(500))
+    index = Index.of(vectors, names(500))
     _, rows = index.search(np.ones((1, 3)), 5)
-    expected = sorted(set(range(500)) - {100}, key=lambda row: index.ids[row])[:5]
+    expected = sorted(set(range(500)) - {100}, key=lambda row: index.keys["id"][row])[:5]
     assert rows[0].tolist() == expected
 
 
 def test_a_filter_acts_before_the_ranking():
     # The 400 nearest are forbidden: a filter after the ranking would return nothing.
     angle = np.linspace(0, np.pi / 2, 401)
-    index = FlatIndex(np.stack([np.cos(angle), np.sin(angle)], axis=1), names(401))
+    index = Index.of(np.stack([np.cos(angle), np.sin(angle)], axis=1), names(401))
     similarity, rows = index.search(np.array([[1.0, 0]]), 3, np.arange(401) == 400)
     assert rows.tolist() == [[400, -1, -1]]
     assert similarity[0, 0] == pytest.approx(0, abs=1e-7)
@@ -114,14 +115,14 @@ def test_the_order_of_rows_does_not_matter(seed):
     vectors = rng.integers(-1, 2, (40, 3)) + np.array([3, 0, 0])
     ids = np.array(names(40, seed))
     order = rng.permutation(40)
-    one, other = FlatIndex(vectors, ids.tolist()), FlatIndex(vectors[order], ids[order].tolist())
+    one, other = Index.of(vectors, ids.tolist()), Index.of(vectors[order], ids[order].tolist())
     first, second = one.search(vectors[:4], 7), other.search(vectors[:4], 7)
     np.testing.assert_array_equal(first[0], second[0])
     assert ids[first[1]].tolist() == ids[order][second[1]].tolist()
 
 
 def test_similarity_is_the_cosine_and_at_most_one():
-    index = FlatIndex(np.array([[3e30, 0], [0, 2e-30], [1, 1]]), ["a", "b", "c"])
+    index = Index.of(np.array([[3e30, 0], [0, 2e-30], [1, 1]]), ["a", "b", "c"])
     similarity, rows = index.search(np.array([[5.0, 5.0]]), 3)
     assert rows.tolist() == [[2, 0, 1]]
     np.testing.assert_allclose(similarity, [[1, 0.5**0.5, 0.5**0.5]], rtol=1e-7)
@@ -141,7 +142,7 @@ def test_similarity_is_the_cosine_and_at_most_one():
 )
 def test_what_cannot_be_indexed_is_named(vectors, ids, message):
     with pytest.raises(SearchError, match=message):
-        FlatIndex(np.array(vectors, dtype=float), ids)
+        Index.of(np.array(vectors, dtype=float), ids)
 
 
 @pytest.mark.parametrize(
@@ -156,62 +157,201 @@ def test_what_cannot_be_indexed_is_named(vectors, ids, message):
 )
 def test_what_cannot_be_searched_is_named(queries, k, allowed, message):
     with pytest.raises(SearchError, match=message):
-        FlatIndex(np.eye(2), ["a", "b"]).search(np.array(queries), k, allowed)
-
-
-def test_a_saved_index_answers_the_same(tmp_path):
-    rng = np.random.default_rng(1)
-    vectors = rng.normal(size=(50, 8)).astype(np.float32)
-    index = FlatIndex(vectors, [*names(49), 'µM, "quoted"'])
-    path = tmp_path / "new" / "treatments.index"
-    index.save(path, {"feature_set": "dino", "snapshot": 7})
-    loaded, sidecar = FlatIndex.load(path)
-    assert sidecar == {"feature_set": "dino", "snapshot": 7}
-    assert loaded.ids == index.ids
-    assert len(loaded) == 50
-    np.testing.assert_array_equal(loaded.vectors(range(50)), index.vectors(range(50)))
-    assert FlatIndex.card(path) == sidecar
-    for a, b in zip(index.search(vectors, 5), loaded.search(vectors, 5), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert [file.name for file in path.parent.iterdir()] == ["treatments.index"]
-
-
-def test_a_failed_save_leaves_the_old_index(tmp_path, monkeypatch):
-    path = tmp_path / "treatments.index"
-    FlatIndex(np.eye(2), ["a", "b"]).save(path, {"snapshot": 1})
-
-    def full_disk(*_args, **_kwargs):
-        raise OSError("disk full")  # noqa: EM101
-
-    monkeypatch.setattr("warehouse.search.np.savez", full_disk)
-    with pytest.raises(OSError, match="disk full"):
-        FlatIndex(np.eye(3), ["a", "b", "c"]).save(path, {"snapshot": 2})
-    monkeypatch.undo()
-    loaded, sidecar = FlatIndex.load(path)
-    assert (loaded.ids, sidecar) == (["a", "b"], {"snapshot": 1})
-    assert [file.name for file in tmp_path.iterdir()] == ["treatments.index"]
-
-
-def test_an_absent_or_damaged_index_is_named(tmp_path):
-    with pytest.raises(SearchError, match=r"no index at .*gone.index: build it"):
-        FlatIndex.load(tmp_path / "gone.index")
-    with pytest.raises(SearchError, match=r"no index at .*gone.index: build it"):
-        FlatIndex.card(tmp_path / "gone.index")
-    broken = tmp_path / "broken.index"
-    FlatIndex(np.eye(2), ["a", "b"]).save(broken, {})
-    broken.write_bytes(broken.read_bytes()[:-40])
-    with pytest.raises(SearchError, match=r"index .*broken.index cannot be read"):
-        FlatIndex.load(broken)
-
-
-def test_a_sidecar_that_is_no_json_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        FlatIndex(np.eye(2), ["a", "b"]).save(tmp_path / "x.index", {"value": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-    assert json.dumps({"value": 1})
+        Index.of(np.eye(2), ["a", "b"]).search(np.array(queries), k, allowed)
 
 
 def test_absent_faiss_names_the_extras(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
+    faiss_build.load.cache_clear()
     with pytest.raises(SearchError, match=r"pip install 'wellhouse\[cpu\]', or 'wellhouse\[gpu\]', not both"):
-        FlatIndex(np.eye(2), ["a", "b"])
+        Index.of(np.eye(2), ["a", "b"])
+
+
+def test_two_builds_of_faiss_are_refused(monkeypatch):
+    monkeypatch.setattr(faiss_build, "installed", lambda: ["faiss-cpu", "faiss-gpu-cu12"])
+    faiss_build.load.cache_clear()
+    with pytest.raises(
+        SearchError, match="both installed and overwrite each other: pip uninstall faiss-cpu faiss-gpu-cu12"
+    ):
+        Index.of(np.eye(2), ["a", "b"])
+    monkeypatch.undo()
+    assert "faiss-cpu" in faiss_build.installed() or any("gpu" in one for one in faiss_build.installed())
+
+
+@pytest.mark.skipif(faiss_build.gpus() > 0, reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_and_no_fallback():
+    with pytest.raises(SearchError, match=r"device 'gpu': .*(pip install 'wellhouse\[gpu\]'|sees no GPU)"):
+        Index.of(np.eye(2), ["a", "b"], device="gpu")
+    with pytest.raises(UnknownNameError, match=r"unknown device 'cuda'\. Known: cpu, gpu"):
+        Index.of(np.eye(2), ["a", "b"], device="cuda")
+
+
+# ----------------------------------------------------------------- many queries, each with rows of its own left out
+
+
+N, D = 3000, 24
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """Clustered vectors, a tenth of them doubled, and an index of them; batches of 300 rows, families of 5."""
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(60, D))[rng.integers(0, 60, N)] + 0.5 * rng.normal(size=(N, D))
+    vectors[:300] = vectors[1000:1300]
+    return vectors.astype(np.float32), Index.of(vectors.astype(np.float32), names(N, seed=2))
+
+
+def left_out(queries):
+    batches = [np.flatnonzero(np.arange(N) % 3 == batch) for batch in range(3)]
+    families = [np.arange(5 * i, 5 * i + 5) for i in range(N // 5)]
+    return [[families[row // 5], batches[row % 3]] if row % 2 else [families[row // 5]] for row in queries]
+
+
+def check_exactly(index, found, queries, k, mask, excluded):
+    for i, row in enumerate(queries):
+        allowed = np.ones(N, bool) if mask is None else mask.copy()
+        for rows in excluded[i]:
+            allowed[rows] = False
+        expected = brute_force(index, index.vectors([row])[0], k, allowed)
+        filled = len(expected[1])
+        assert found.rows[i, :filled].tolist() == expected[1].tolist()
+        np.testing.assert_array_equal(found.similarities[i, :filled], expected[0])
+        assert (found.rows[i, filled:] == -1).all()
+
+
+@pytest.mark.parametrize("share", [None, 0.95, 0.5, 0.05, 0.004])
+def test_many_queries_equal_brute_force_whatever_is_left_out(crowd, share):
+    vectors, index = crowd
+    rng = np.random.default_rng(4)
+    queries = rng.integers(0, N, 60)
+    mask = None if share is None else rng.random(N) < share
+    excluded = left_out(queries)
+    found = index.search(vectors[queries], 15, mask, excluded)
+    check_exactly(index, found, queries, 15, mask, excluded)
+    alone = [index.search(vectors[[row]], 15, mask, [excluded[i]]) for i, row in enumerate(queries)]
+    np.testing.assert_array_equal(found.rows, np.concatenate([one.rows for one in alone]))
+
+
+def test_rows_that_are_gone_never_come_back(crowd):
+    vectors, index = crowd
+    gone = np.arange(0, N, 4)
+    without = Index(index.vectors(np.arange(N)), index.keys, gone=gone)
+    queries = np.arange(40)
+    mask = np.ones(N, bool)
+    mask[gone] = False
+    check_exactly(without, without.search(vectors[queries], 10), queries, 10, mask, [[]] * 40)
+    assert not without.alive[gone].any()
+    assert without.alive.sum() == N - len(gone)
+
+
+def halves(dim):
+    """Make FAISS's index of halves on the CPU: it rounds as the GPU's does, and is given no selector."""
+    faiss = faiss_build.load()
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 0.05])
+def test_the_path_of_the_gpu_is_exact_though_it_has_halves_and_no_selector(crowd, share):
+    vectors, index = crowd
+    rng = np.random.default_rng(5)
+    queries = rng.integers(0, N, 40)
+    mask = None if share is None else rng.random(N) < share
+    by_halves = Index(index.vectors(np.arange(N)), index.keys)
+    by_halves._flat = FlatOnGpu(by_halves._vectors, halves=halves)
+    excluded = left_out(queries)
+    check_exactly(
+        by_halves, by_halves.search(vectors[queries], 12, mask, excluded), queries, 12, mask, excluded
+    )
+
+
+@pytest.mark.skipif(faiss_build.gpus() == 0, reason="there is no GPU")
+@pytest.mark.parametrize("share", [None, 0.5, 0.05])
+def test_on_a_gpu_answers_are_those_of_brute_force(crowd, share):
+    vectors, index = crowd
+    queries = np.arange(40)
+    mask = None if share is None else np.random.default_rng(5).random(N) < share
+    there = Index(index.vectors(np.arange(N)), index.keys, device="gpu")
+    excluded = left_out(queries)
+    check_exactly(there, there.search(vectors[queries], 12, mask, excluded), queries, 12, mask, excluded)
+
+
+# ------------------------------------------------------------------------------------------ structures
+
+
+@pytest.mark.parametrize("kind", structures.KINDS[1:])
+def test_a_structure_reaches_its_recall_fills_k_and_gives_nothing_that_is_left_out(crowd, kind, tmp_path):
+    vectors, index = crowd
+    unit = index.vectors(np.arange(N))
+    made = structures.build(unit, kind, 0.95)
+    assert made.settings.recall >= 0.95
+    made.save(tmp_path / "structure")
+    loaded = structures.Structure.load(tmp_path / "structure", made.settings, made.width)
+    by = Index(unit, index.keys, structure=loaded)
+    queries = np.arange(0, N, 50)
+    for share in (None, 0.5, 0.02):
+        mask = None if share is None else np.random.default_rng(6).random(N) < share
+        excluded = left_out(queries)
+        found, exact = (one.search(vectors[queries], 20, mask, excluded) for one in (by, index))
+        assert ((found.rows >= 0) == (exact.rows >= 0)).all()
+        for i, rows in enumerate(found.rows):
+            there = rows[rows >= 0]
+            assert mask is None or mask[there].all()
+            assert not np.isin(there, np.concatenate(excluded[i])).any()
+        # The similarities are the exact ones, and in order; the share that is found is what was measured.
+        known = exact.similarities >= 0
+        np.testing.assert_array_equal(
+            found.similarities[:, 0][found.rows[:, 0] == exact.rows[:, 0]],
+            exact.similarities[:, 0][found.rows[:, 0] == exact.rows[:, 0]],
+        )
+        recall = np.mean([np.isin(a[a >= 0], b).mean() for a, b in zip(exact.rows, found.rows, strict=True)])
+        assert recall > 0.9, (kind, share, recall, known.sum())
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf_pq"])
+def test_a_structure_that_heeds_no_selector_gives_nothing_that_is_left_out_either(crowd, kind):
+    """As on a GPU: more is fetched, what is not allowed is dropped, and where too little is left all are compared."""
+    vectors, index = crowd
+    made = structures.build(index.vectors(np.arange(N)), kind, 0.95)
+    made.heeds_selectors = False
+    made._index.nprobe = made.settings.effort
+    by = Index(index.vectors(np.arange(N)), index.keys, structure=made)
+    queries = np.arange(0, N, 50)
+    for share in (0.9, 0.3, 0.02):
+        mask = np.random.default_rng(6).random(N) < share
+        excluded = left_out(queries)
+        found, exact = (one.search(vectors[queries], 20, mask, excluded) for one in (by, index))
+        assert ((found.rows >= 0) == (exact.rows >= 0)).all()
+        for i, rows in enumerate(found.rows):
+            assert mask[rows[rows >= 0]].all()
+            assert not np.isin(rows[rows >= 0], np.concatenate(excluded[i])).any()
+        assert np.mean(found.rows == exact.rows) > 0.7
+
+
+def test_rows_added_after_a_structure_was_made_are_found(crowd):
+    vectors, index = crowd
+    unit = index.vectors(np.arange(N))
+    made = structures.build(unit[:2800], "ivf", 0.99)
+    found = Index(unit, index.keys, structure=made).search(vectors[2800:2850], 1)
+    assert found.rows[:, 0].tolist() == list(range(2800, 2850))
+
+
+def test_a_structure_that_cannot_be_is_named(crowd, tmp_path):
+    _, index = crowd
+    unit = index.vectors(np.arange(300))
+    with pytest.raises(UnknownNameError, match=r"unknown kind of structure 'hsnw'\. Did you mean 'hnsw'"):
+        structures.build(unit, "hsnw", 0.9)
+    with pytest.raises(SearchError, match="recall 99: give a share above 0 and at most 1"):
+        structures.build(unit, "hnsw", 99)
+    made = structures.build(unit, "hnsw", 0.9)
+    made.save(tmp_path / "x")
+    with pytest.raises(SearchError, match="holds 300 vectors of 24, not 301 of 24"):
+        structures.Structure.load(tmp_path / "x", replace(made.settings, covered=301), 24)
+    (tmp_path / "x").write_bytes(b"nonsense")
+    with pytest.raises(SearchError, match=r"index .*x cannot be read"):
+        structures.Structure.load(tmp_path / "x", made.settings, 24)
+
+
+def test_few_rows_can_have_any_structure():
+    for kind in structures.KINDS[1:]:
+        made = structures.build(Index.of(np.eye(6) + 0.1, list("abcdef")).vectors(range(6)), kind, 0.99)
+        assert made.settings.recall == 1

@@ -78,16 +78,17 @@ def test_recipes_tell_what_waits_and_the_state_of_indexes(tmp_path):
             "plates_left_out",
             "index",
         )
+        nearest.build(lake, "wide", level="well")
         assert status(lake).recipes.rows() == [
             ("wide", "standardize", 4, 1, 0, 0, "fresh"),
-            ("wide", "none", 4, 1, 0, 0, "fresh"),
+            ("wide", "none", 4, 1, 0, 0, "fresh; well fresh"),
         ]
         commit(lake, random_plate(("s", "b", "p2"), 2), wide(4))
         found = status(lake).recipes
         assert tuple(found.columns) == columns
         assert found.rows() == [
             ("wide", "standardize", 4, 1, 1, 0, "stale"),
-            ("wide", "none", 4, 2, 0, 0, "stale"),
+            ("wide", "none", 4, 2, 0, 0, "stale; well stale"),
         ]
 
 

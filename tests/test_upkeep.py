@@ -194,14 +194,13 @@ def test_nearest_as_of_searches_that_state_and_leaves_the_index(tmp_path):
         report = nearest.build(lake, "tiny")
         kept = (tmp_path / report.path).read_bytes()
         newest = nearest.nearest(lake, "a@1uM", "tiny")
-        assert newest.note is None
+        assert newest.notes == ()
         assert not newest.neighbours.equals(expected)
         with Lake.open(lake.address, as_of=then) as old:
             answer = nearest.nearest(old, "a@1uM", "tiny")
             assert answer.neighbours.equals(expected)
-            assert (
-                answer.note
-                == f"the index is of other profiles than those as of {then}: the lake itself was searched"
+            assert answer.notes == (
+                f"the index is of other profiles than those as of {then}: the lake itself was searched",
             )
             with pytest.raises(
                 SearchError, match=f"is open as of {then}: `nearest` searches it without an index"
@@ -218,7 +217,7 @@ def test_nearest_as_of_uses_an_index_of_the_same_profiles(tmp_path):
             lake, Run("x", {}), pl.DataFrame(LABELS, schema=ANNOTATIONS_SCHEMA, orient="row")
         )
         with Lake.open(lake.address, as_of=then) as old:
-            assert nearest.nearest(old, "a@1uM", "tiny").note is None
+            assert nearest.nearest(old, "a@1uM", "tiny").notes == ()
 
 
 # ------------------------------------------------------------------------------------------ rollback

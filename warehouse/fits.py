@@ -89,6 +89,8 @@ def stored(
     chosen: Collection[Plate],
     anew: Collection[tuple[str, str, str | None]],
     steps: int,
+    *,
+    with_own: bool = False,
 ) -> list[StoredFit]:
     """Read the fits that these plates go by, as they were made: of the whole set, and of their batches.
 
@@ -99,15 +101,17 @@ def stored(
         chosen: plates that are to be corrected.
         anew: plates, and as (source, batch, None) batches, that are fitted anew.
         steps: how many the recipe has.
+        with_own: whether to read the plates' own fits too, by which they were corrected.
     """
-    batches = {(source, batch, None) for source, batch, _ in chosen} - set(anew)
-    wanted = pl.DataFrame(sorted(batches, key=str), schema=dict.fromkeys(KEYS, pl.String), orient="row")
+    keys: set[tuple[str, str, str | None]] = {(source, batch, None) for source, batch, _ in chosen}
+    keys = (keys | set(chosen) if with_own else keys) - set(anew)
+    wanted = pl.DataFrame(sorted(keys, key=str), schema=dict.fromkeys(KEYS, pl.String), orient="row")
     lake.connection.register("wanted", wanted)
     try:
         frame = lake.frame(
             "SELECT step, source, batch, plate, array_name, array_row, array_values FROM main.recipe_fits "
-            "WHERE feature_set = ? AND recipe = ? AND (source IS NULL OR "
-            "(plate IS NULL AND (source, batch) IN (SELECT (source, batch) FROM wanted))) ORDER BY ALL",
+            "WHERE feature_set = ? AND recipe = ? AND (source IS NULL OR (source, batch, coalesce(plate, '')) IN "
+            "(SELECT (source, batch, coalesce(plate, '')) FROM wanted)) ORDER BY ALL",
             [feature_set, recipe],
         )
     finally:

@@ -115,7 +115,7 @@ def plate_from_cells(
     # An array is given out a third faster than a list, and cannot have another length.
     asked = f"SELECT well, field, embedding::FLOAT[{target.dim:d}] AS embedding FROM {table} WHERE {_PLATE}"
     rows_at_once = max(1, BYTES_AT_ONCE // (4 * target.dim))
-    for batch in _ahead(lake.connection.execute(asked, key).to_arrow_reader(rows_at_once)):
+    for batch in ahead(lake.connection.execute(asked, key).to_arrow_reader(rows_at_once)):
         ids = pl.DataFrame(batch.select(["well", "field"]))
         values = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)  # NULL is NaN here
         matrix = values.reshape(len(ids), target.dim)
@@ -144,7 +144,7 @@ def _is_whole(ids: pl.DataFrame, whole: pl.DataFrame) -> np.ndarray:
     return is_whole
 
 
-def _ahead(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def ahead(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     """Read each batch while the one before it is worked on: DuckDB gives rows out on one core."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, batches, None)

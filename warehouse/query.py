@@ -6,7 +6,7 @@ import re
 import duckdb
 import polars as pl
 
-from warehouse.errors import LakeError
+from warehouse.errors import LakeError, WellhouseError
 from warehouse.lake import Lake
 
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -17,6 +17,9 @@ _EFFECTS = re.compile(
     r"ducklake_(?:add|cleanup|commit|delete|expire|flush|merge|rewrite|set)\w*|(?:force_)?checkpoint|query"
     r"|sqlite_\w+|postgres_\w+|duckdb_secrets|which_secret"
 )
+#: Search in SQL, and the functions under it (`warehouse.nearest.table_functions`). A predicate must not call them: a
+#: search that asks it would wait for itself.
+_SEARCHES = re.compile(r"_?(?:nearest(?:_to_\w+)?|neighbours|similar_pairs|novelty)")
 
 
 def sql(lake: Lake, text: str) -> pl.DataFrame:
@@ -24,16 +27,18 @@ def sql(lake: Lake, text: str) -> pl.DataFrame:
 
     Args:
         lake: an open lake, best read-only.
-        text: one SELECT (also FROM …, DESCRIBE, SUMMARIZE, SHOW TABLES) or EXPLAIN.
+        text: one SELECT (also FROM …, DESCRIBE, SUMMARIZE, SHOW TABLES) or EXPLAIN; it may call the table functions
+            of search (`nearest(…)`, `neighbours(…)`, …).
 
     Raises:
-        LakeError: it is no SQL, several statements, one that would write (COPY, ATTACH, INSERT, …), or names
-            something that is not there.
+        LakeError: it is no SQL, several statements, one that would write (COPY, ATTACH, INSERT, …), names
+            something that is not there, or a search in it cannot be answered.
     """
     try:
         parsed = duckdb.extract_statements(text)
     except duckdb.ParserException as error:
-        message = f"sql: {_first_line(error)}"
+        hint = ": a search takes predicate := '…'" if re.search(r"\bwhere\s*:=", text, re.IGNORECASE) else ""
+        message = f"sql: {_first_line(error)}{hint}"
         raise LakeError(message) from error
     if len(parsed) != 1:
         message = f"sql: {len(parsed)} statements were given: give one query"
@@ -43,14 +48,22 @@ def sql(lake: Lake, text: str) -> pl.DataFrame:
         raise LakeError(message)
     # EXPLAIN ANALYZE runs what it explains.
     is_explained = parsed[0].type == duckdb.StatementType.EXPLAIN
-    effect = side_effect(_EXPLAIN.sub("", text, count=1) if is_explained else text)
+    query = _EXPLAIN.sub("", text, count=1) if is_explained else text
+    called = _functions(query)
+    effect = _effect(query, called)
     if effect is not None:
         message = f"sql: {effect} is not allowed here, only queries: attach the lake in DuckDB for more"
         raise LakeError(message)
+    is_search = any(_SEARCHES.fullmatch(name.lower()) for name in called or [])
+    if is_search:
+        _register_searches(lake)
     try:
         return lake.frame(text)
     except duckdb.Error as error:
-        message = f"sql: {_first_line(error)}"
+        found = _fault_of_search(lake) if is_search else None
+        if found is not None and not isinstance(found, WellhouseError):
+            raise found from error
+        message = f"sql: {_first_line(error) if found is None else found}"
         raise LakeError(message) from error
     except pl.exceptions.PolarsError as error:
         message = f"sql: the answer has a type that a table here cannot hold ({_first_line(error)}): cast it to VARCHAR"
@@ -58,12 +71,18 @@ def sql(lake: Lake, text: str) -> pl.DataFrame:
 
 
 def side_effect(text: str) -> str | None:
-    """Name what a statement does besides reading: the function that writes, or its kind where it is no SELECT.
+    """Name what a predicate's statement does besides reading: the function that writes or searches, or its kind.
 
     DuckLake's maintenance (expiring snapshots, deleting files) is called as a table function in a SELECT, so
     the kind of the statement does not tell.
     """
     called = _functions(text)
+    searches = (f"{name}()" for name in called or [] if _SEARCHES.fullmatch(name.lower()))
+    return _effect(text, called) or next(searches, None)
+
+
+def _effect(text: str, called: list[str] | None) -> str | None:
+    """Name what a statement does besides reading, by the functions that it calls; None: it is no SELECT."""
     if called is None:
         return f"{(text.split() or [''])[0].upper()!r}"
     return next((f"{name}()" for name in called if _EFFECTS.fullmatch(name.lower())), None)
@@ -101,7 +120,23 @@ def _functions(text: str) -> list[str] | None:
     return found
 
 
+def _register_searches(lake: Lake) -> None:
+    from warehouse.nearest import table_functions  # late: it imports this module, and few queries search
+
+    table_functions.register(lake)
+
+
+def _fault_of_search(lake: Lake) -> Exception | None:
+    from warehouse.nearest import table_functions
+
+    return table_functions.fault(lake)
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    hint = next((line for line in lines if line.startswith("Did you mean") or "Candidate" in line), "")
-    return " ".join([lines[0], hint]).strip()
+    at = next(
+        (i for i, line in enumerate(lines) if line.startswith("Did you mean") or "Candidate" in line), None
+    )
+    # What a macro takes stands below its heading.
+    hint = [] if at is None else lines[at : at + (2 if lines[at].endswith("macros:") else 1)]
+    return " ".join([lines[0], *hint]).strip()

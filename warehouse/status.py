@@ -104,10 +104,19 @@ def _recipes(lake: Lake) -> pl.DataFrame:
             out = "SELECT count(*) FROM main.recipe_left_out WHERE feature_set = ? AND recipe = ?"
             left_out = int(str(lake.value(out, [feature_set, recipe])))
             waiting = plates - done - left_out
-            state = nearest.state(lake, feature_set, recipe)
+            state = _index_state(lake, feature_set, recipe)
             rows.append((feature_set, profiles.typed(recipe, steps), dim, done, waiting, left_out, state))
-        state = nearest.state(lake, feature_set, "none")
+        state = _index_state(lake, feature_set, "none")
         if state != "none":
             rows.append((feature_set, "none", feature_sets.find(lake, feature_set).dim, plates, 0, 0, state))
     names = ("feature_set", "recipe", "features", "plates", "plates_waiting", "plates_left_out", "index")
     return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def _index_state(lake: Lake, feature_set: str, recipe: str) -> str:
+    """Tell whether there is an index of treatments, and of which other levels: `fresh`, or `none; well stale` say."""
+    states = {level: nearest.state(lake, feature_set, recipe, level) for level in profiles.LEVELS}
+    others = [
+        f"{level} {state}" for level, state in states.items() if level != "treatment" and state != "none"
+    ]
+    return "; ".join([states["treatment"], *others])

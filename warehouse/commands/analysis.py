@@ -1,11 +1,11 @@
-"""Commands that correct profiles, search among them, and score them."""
+"""Commands that correct profiles and score them."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from warehouse.commands.options import DEFAULT_LAKE, AsJson, AsOf, LakePath, RecipeName, Where
+from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName, Where
 from warehouse.console import print_answer, print_records
 from warehouse.errors import WellhouseError
 
@@ -68,62 +68,6 @@ def recipes(as_json: AsJson = False) -> None:
     lines += ["", "Steps, with their parameters at their defaults:"]
     lines += [f"  {one['step']}\n    {one['does']}" for one in steps]
     print_answer({"recipes": named, "steps": steps}, as_json, "\n".join(lines))
-
-
-def index(
-    feature_set: Annotated[str, typer.Argument(help="Feature set to index.")],
-    recipe: RecipeName = "none",
-    level: Annotated[str, typer.Option("--level", help="treatment or consensus.")] = "treatment",
-    lake: LakePath = DEFAULT_LAKE,
-    as_json: AsJson = False,
-) -> None:
-    """Build the similarity index that `nearest` asks.
-
-    Example: `wellhouse index transfer --recipe standardize`
-    """
-    from warehouse import nearest as search
-    from warehouse.lake import Lake
-
-    with Lake.open(lake, read_only=True) as opened:
-        report = search.build(opened, feature_set, recipe=recipe, level=level)
-    print_records([report], as_json)
-
-
-def nearest(
-    treatment: Annotated[str, typer.Argument(help="Treatment, as compound@concentration.")],
-    feature_set: Annotated[str, typer.Option("--feature-set", help="Feature set to search.")],
-    recipe: RecipeName = "none",
-    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 20,
-    not_same_compound: Annotated[
-        bool, typer.Option("--not-same-compound", help="Leave its own compound out.")
-    ] = False,
-    not_same_batch: Annotated[
-        bool, typer.Option("--not-same-batch", help="Leave its own batches out.")
-    ] = False,
-    where: Where = None,
-    level: Annotated[str, typer.Option("--level", help="treatment or consensus.")] = "treatment",
-    as_of: AsOf = None,
-    lake: LakePath = DEFAULT_LAKE,
-    as_json: AsJson = False,
-) -> None:
-    """Find the treatments that look most like one; exclusions apply before ranking.
-
-    Example: `wellhouse nearest taxol@0.3uM --feature-set transfer --recipe standardize --not-same-compound`
-    """
-    from warehouse import nearest as search
-    from warehouse.upkeep.moments import open_at
-
-    with open_at(lake, as_of) as opened:
-        answer = search.nearest(
-            opened, treatment, feature_set, recipe=recipe, level=level, k=k, where=where,
-            not_same_compound=not_same_compound, not_same_batch=not_same_batch,
-        )  # fmt: skip
-    if answer.note:
-        typer.echo(f"note: {answer.note}", err=True)
-    if answer.neighbours.height < k:
-        typer.echo(f"note: {k} were asked for, {answer.allowed} are there to choose from", err=True)
-    document = {"query": answer.query, "allowed": answer.allowed, "neighbours": answer.neighbours.to_dicts()}
-    print_answer(document, as_json, search.for_people(answer.neighbours))
 
 
 def evaluate(

@@ -28,14 +28,14 @@ def written(files: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]:
         OSError: the disk is full, or the folder cannot be written to; what was there before is there still.
     """
     folder = files[0].parent
-    _refuse(files, folder, overwrite)
+    refuse(files, folder, overwrite)
     token = uuid.uuid4().hex[:12]
     temporary = [folder / f".{path.name}.{token}.partial" for path in files]
     try:
         yield temporary
         for path in temporary:
             _synced(path)
-        _refuse(files, folder, overwrite)  # another process may have been faster
+        refuse(files, folder, overwrite)  # another process may have been faster
         _moved(list(zip(temporary, files, strict=True)), token)
         if os.name == "posix":
             _synced(folder)
@@ -44,7 +44,12 @@ def written(files: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]:
             path.unlink(missing_ok=True)
 
 
-def _refuse(files: Sequence[Path], folder: Path, overwrite: bool) -> None:
+def refuse(files: Sequence[Path], folder: Path, overwrite: bool) -> None:
+    """Refuse files that cannot stand in a folder.
+
+    Raises:
+        ExportError: there is no such folder, a file is there already, or its place is a folder.
+    """
     if not folder.is_dir():
         message = f"{files[0]}: there is no folder {folder}: make it, or name another place"
         raise ExportError(message)

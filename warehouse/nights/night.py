@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from warehouse import feature_sets, profiles, quarantine
+from warehouse import feature_sets, quarantine
 from warehouse import nearest as search
 from warehouse.correct import correct
 from warehouse.errors import LakeUnavailableError, WellhouseError
@@ -246,12 +246,11 @@ def _correct(night: Night) -> Iterator[StepResult]:
 
 def _index(night: Night) -> Iterator[StepResult]:
     def work(after: After, recipe: str) -> tuple[str, str | None]:
-        target = feature_sets.find(night.lake, after.feature_set)
-        name = profiles.find_recipe(night.lake, target, recipe).name
-        if search.state(night.lake, after.feature_set, name, after.level) == "fresh":
-            return "unchanged", None
         report = search.build(night.lake, after.feature_set, recipe=recipe, level=after.level)
-        return "built", f"{report.vectors} {after.level}s"
+        detail = f"{report.vectors} {after.level}s" + (
+            f", {report.added} added" if report.outcome == "updated" else ""
+        )
+        return report.outcome, detail if report.outcome != "unchanged" else None
 
     yield from _each(
         night, "index", [(one, recipe) for one in night.config.after for recipe in one.index], work

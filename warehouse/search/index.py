@@ -1,242 +1,396 @@
-"""Exact similarity search: a flat FAISS index whose filters act before the ranking.
+"""Similarity search whose filters act before the ranking: candidates in single precision, ranked in double.
 
-FAISS finds candidates in float32; the candidates are compared again in float64. So an answer does not depend
-on FAISS's order of summing, and equally near rows come in the order of their ids. The index is FAISS's CPU
-one in either build: on the GPU its flat index ignores a selector, and a filter after the ranking loses rows.
+What may come back is settled before anything is ranked, on whatever finds the candidates: a product in NumPy for
+one or a few queries, FAISS for many, a FAISS structure where the index has one, a GPU. Candidates are then compared
+in double, and equally near rows come in the order of their keys: an exact answer does not depend on who found the
+candidates.
 """
 
-import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from warehouse.errors import SearchError
+from warehouse.search import faiss_build
+from warehouse.search.groups import MANY, Excluded, Group, among, dropped, groups, places, slices
+from warehouse.search.structures import Structure
+from warehouse.search.vectors import Rows, Vectors, cosines, slack, unit_rows
 
 Mask = NDArray[np.bool_]
+#: Below this share of allowed rows these are gathered and searched, and no structure is asked.
+_SELECTIVE = 0.1
+#: Candidates beyond k whose cosines are computed in double.
+_MARGIN = 16
+_BYTES = 64 << 20
+#: Candidates of each query from which on it is answered alone.
+_MOST_MIXED = 512
 
 
-class FlatIndex:
+class Found(NamedTuple):
+    """Similarities (q, k) float32 and row numbers (q, k) int64; NaN and -1 where fewer than k rows are allowed."""
+
+    similarities: Vectors
+    rows: Rows
+
+
+class Index:
     """Cosine search over n vectors.
 
-    Args:
-        vectors: (n, d) floats; kept in float32, scaled to length 1.
-        ids: n texts, each once; they name rows in messages and order the equally near.
-
-    Raises:
-        SearchError: a vector is zero or not finite, an id comes twice, shapes do not fit, or FAISS is absent.
+    Attributes:
+        keys: n rows, the columns that name them, in the order by which ties are broken.
+        structure: what proposes candidates, or None where all rows are compared.
     """
 
-    def __init__(self, vectors: NDArray[np.floating], ids: Sequence[str]) -> None:
-        if vectors.ndim != 2 or len(ids) != len(vectors) or vectors.size == 0:
+    def __init__(
+        self,
+        vectors: Vectors,
+        keys: pl.DataFrame,
+        *,
+        gone: NDArray[np.int64] | None = None,
+        structure: Structure | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Search vectors that are of length 1 already; `Index.of` scales and checks.
+
+        Args:
+            vectors: (n, d) float32 of length 1; may be a memory map.
+            keys: n rows.
+            gone: rows that are no longer there, and never come back.
+            structure: proposes candidates.
+            device: `cpu` or `gpu`.
+
+        Raises:
+            SearchError: FAISS is absent, or the device is.
+        """
+        faiss_build.check(device)
+        self._faiss = faiss_build.load()
+        self._vectors = vectors
+        self.keys = keys
+        self.structure = structure
+        self._alive: Mask | None = None
+        if gone is not None and len(gone):
+            self._alive = np.ones(len(vectors), dtype=bool)
+            self._alive[gone] = False
+        self._flat = None
+        if device == "gpu":
+            from warehouse.search.gpu import FlatOnGpu
+
+            self.structure = None if structure is None else structure.to_gpu()
+            self._flat = FlatOnGpu(vectors) if structure is None else None
+
+    @classmethod
+    def of(
+        cls, vectors: NDArray[np.floating], ids: Sequence[str] | pl.DataFrame, *, device: str = "cpu"
+    ) -> "Index":
+        """Index vectors of any length.
+
+        Args:
+            vectors: (n, d) floats.
+            ids: n texts, each once, or a frame of n rows, each once.
+            device: `cpu` or `gpu`.
+
+        Raises:
+            SearchError: a vector is zero or not finite, an id comes twice, shapes do not fit, or FAISS is absent.
+        """
+        keys = (
+            ids
+            if isinstance(ids, pl.DataFrame)
+            else pl.DataFrame({"id": list(ids)}, schema={"id": pl.String})
+        )
+        if vectors.ndim != 2 or len(keys) != len(vectors) or vectors.size == 0:
             message = (
-                f"vectors of shape {vectors.shape} and {len(ids)} ids: give one id per row, and one row up"
+                f"vectors of shape {vectors.shape} and {len(keys)} ids: give one id per row, and one row up"
             )
             raise SearchError(message)
-        self._build(_unit(vectors, ids, "vector"), ids)
-
-    def _build(self, unit: NDArray[np.float32], ids: Sequence[str]) -> None:
-        self.ids = list(ids)
-        order = np.argsort(np.array(self.ids, dtype=object), kind="stable")
-        for before, after in pairwise(order.tolist()):
-            if self.ids[before] == self.ids[after]:
-                message = (
-                    f"id {self.ids[after]!r} names rows {before} and {after}: an index needs each id once"
-                )
-                raise SearchError(message)
-        self._place = np.empty(len(order), np.int64)
-        self._place[order] = np.arange(len(order))
-        self._faiss = _faiss()
-        self._vectors = unit
-        self._index = self._faiss.IndexFlatIP(unit.shape[1])
-        self._index.add(unit)
+        refuse_twice(keys)
+        return cls(unit_rows(vectors, lambda row: name_of(keys, row)), keys, device=device)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._vectors)
 
-    def vectors(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._vectors.shape[1])
+
+    @property
+    def alive(self) -> Mask:
+        """(n,) which rows are there."""
+        return np.ones(len(self), dtype=bool) if self._alive is None else self._alive
+
+    def vectors(self, rows: Sequence[int] | NDArray[np.integer]) -> Vectors:
         """Return the unit vectors of these rows, (rows, d)."""
-        chosen: NDArray[np.float32] = self._vectors[np.asarray(rows, dtype=np.int64)]
+        chosen: Vectors = self._vectors[np.asarray(rows, dtype=np.int64)]
         return chosen
 
     def search(
-        self, queries: NDArray[np.floating], k: int, allowed: Mask | Sequence[Mask] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[Excluded] | None = None,
+    ) -> Found:
         """Return the k nearest allowed rows of each query.
 
         Args:
-            queries: (q, d) floats.
+            queries: (q, d) floats, of any length.
             k: how many, at least 1.
-            allowed: (n,) booleans for all queries, or one such mask per query; rows that may be answers.
+            allowed: (n,) rows that may be answers; None for all.
+            excluded: for each query, arrays of rows that may not. An array that several queries share (the rows of
+                a batch, say) should be one object: such queries are searched together.
 
         Returns:
-            Similarities (q, k), cosine in float32, and row numbers (q, k), by (similarity descending, id
-            ascending). Where fewer than k rows are allowed the rest is NaN and -1.
+            By (similarity descending, keys ascending).
 
         Raises:
             SearchError: a query is zero or not finite, or a shape or k does not fit.
         """
-        if queries.ndim != 2 or queries.shape[1] != self._vectors.shape[1] or k < 1:
-            width = self._vectors.shape[1]
-            message = f"queries of shape {queries.shape}, k={k}: give (q, {width}) vectors and k from 1 up"
+        n, q = len(self), len(queries)
+        if queries.ndim != 2 or queries.shape[1] != self.dim or k < 1:
+            message = f"queries of shape {queries.shape}, k={k}: give (q, {self.dim}) vectors and k from 1 up"
             raise SearchError(message)
-        unit = _unit(queries, [str(i) for i in range(len(queries))], "query")
-        similarity = np.full((len(unit), k), np.nan, np.float32)
-        rows = np.full((len(unit), k), -1, np.int64)
-        for mask, members in self._by_mask(allowed, len(unit)):
-            found = self._search(unit[members], k, mask)
-            for query, (near, at) in zip(members, found, strict=True):
-                similarity[query, : len(at)] = near
-                rows[query, : len(at)] = at
-        return similarity, rows
-
-    def save(self, path: Path, sidecar: Mapping[str, Any]) -> None:
-        """Write vectors, ids and the caller's JSON `sidecar` as one file, whole or not at all.
-
-        They share a file so that no crash and no reader in between sees the vectors of one index with the
-        side-car of another.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"ids": self.ids, "sidecar": dict(sidecar)}, allow_nan=False)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, vectors=self._vectors, about=np.frombuffer(text.encode(), np.uint8))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-    @classmethod
-    def load(cls, path: Path) -> tuple["FlatIndex", dict[str, Any]]:
-        """Read an index and its side-car.
-
-        Raises:
-            SearchError: the file is absent or damaged.
-        """
-        about, vectors = _read(path, with_vectors=True)
-        # Not through __init__: scaling once more would change last digits, and with them ties.
-        index = cls.__new__(cls)
-        index._build(vectors, about["ids"])
-        return index, about["sidecar"]
-
-    @staticmethod
-    def card(path: Path) -> dict[str, Any]:
-        """Read the side-car alone, without the vectors and without FAISS.
-
-        Raises:
-            SearchError: the file is absent or damaged.
-        """
-        about, _ = _read(path, with_vectors=False)
-        sidecar: dict[str, Any] = about["sidecar"]
-        return sidecar
-
-    def _by_mask(
-        self, allowed: Mask | Sequence[Mask] | None, q: int
-    ) -> list[tuple[Mask | None, NDArray[np.intp]]]:
-        """Return each distinct mask with the queries that have it, so that FAISS takes them together."""
-        n = len(self._vectors)
-        if allowed is None:
-            return [(None, np.arange(q))]
-        masks = np.asarray(allowed)
-        if masks.dtype != bool or masks.shape not in ((n,), (q, n)):
-            message = (
-                f"allowed of shape {masks.shape}, {masks.dtype}: "
-                f"give ({n},) booleans, or ({q}, {n}) for each query"
-            )
+        if allowed is not None and (allowed.dtype != bool or allowed.shape != (n,)):
+            message = f"allowed of shape {allowed.shape}, {allowed.dtype}: give ({n},) booleans"
             raise SearchError(message)
-        if masks.ndim == 1:
-            return [(masks, np.arange(q))]
-        members: dict[bytes, list[int]] = {}
-        for query, mask in enumerate(masks):
-            members.setdefault(np.packbits(mask).tobytes(), []).append(query)
-        return [(masks[group[0]], np.array(group)) for group in members.values()]
+        if excluded is not None and len(excluded) != q:
+            message = f"excluded for {len(excluded)} queries: give a list of row numbers for each of the {q}"
+            raise SearchError(message)
+        unit = unit_rows(queries, str, "query")
+        found = Found(np.full((q, k), np.nan, np.float32), np.full((q, k), -1, np.int64))
+        base = allowed if self._alive is None else self._alive if allowed is None else self._alive & allowed
+        formed = groups(excluded, q)
+        mixed = [group for group in formed if group.is_mixed(n)]
+        if self.structure is None and sum(len(group.members) for group in mixed) >= MANY:
+            formed = [group for group in formed if not group.is_mixed(n)]
+            self._mixed(unit, mixed, k, base, found)
+        for members, shared, own in formed:
+            mask = base
+            if shared:
+                mask = np.ones(n, dtype=bool) if base is None else base.copy()
+                for rows in shared:
+                    mask[rows] = False
+            self._group(unit, members, k, mask, own, found)
+        return found
 
-    def _search(
-        self, unit: NDArray[np.float32], k: int, mask: Mask | None
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Return similarities and rows of each query, all under one mask."""
-        total = len(self._vectors) if mask is None else int(mask.sum())
-        bits = None if mask is None else np.packbits(mask, bitorder="little")
-        selector = None if bits is None else self._faiss.IDSelectorBitmap(bits)
-        parameters = None if selector is None else self._faiss.SearchParameters(sel=selector)
-        # FAISS sums d products in float32, in an order of its own: more than its rounding can hide.
-        slack = 4 * float(np.finfo(np.float32).eps) * max(self._vectors.shape[1] ** 0.5, 4.0)
-        answers: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = [
-            (np.empty(0, np.float32), np.empty(0, np.int64)) for _ in unit
-        ]
-        open_queries, fetch = np.arange(len(unit)), min(total, k + 16)
-        while len(open_queries) and total:
-            near, candidates = self._index.search(unit[open_queries], fetch, params=parameters)
-            unresolved = []
-            for query, last, rows in zip(open_queries, near[:, -1], candidates, strict=True):
-                exact = self._exact(unit[query], rows)
-                order = np.lexsort((self._place[rows], -exact))[:k]
-                # Whatever FAISS has not returned lies below its last candidate, by all but its rounding.
-                if fetch < total and not last + slack < exact[order[-1]]:
-                    unresolved.append(query)
-                else:
-                    answers[query] = (exact[order], rows[order])
-            open_queries, fetch = np.array(unresolved, dtype=np.intp), min(total, fetch * 4)
-        return answers
+    def _mixed(self, unit: Vectors, formed: list[Group], k: int, mask: Mask | None, found: Found) -> None:
+        """Answer queries that leave out many rows, each group its own: what none may have is dropped afterwards.
 
-    def _exact(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Cosine in float64, rounded to float32: the same for equal vectors wherever they stand."""
-        products = self._vectors[rows].astype(np.float64) * query
-        cosine: NDArray[np.float32] = np.clip(products.sum(axis=1), -1.0, 1.0).astype(np.float32)
-        return cosine
+        Where too little is left of what was fetched, more is, and in the end a query is answered alone.
+        """
+        members = np.concatenate([group.members for group in formed])
+        group_of = np.repeat(np.arange(len(formed)), [len(group.members) for group in formed])
+        own = [arrays for group in formed for arrays in group.own]
+        left_out = [np.concatenate([np.empty(0, np.int64), *arrays]) for arrays in own]
+        rows = None if mask is None else np.flatnonzero(mask)
+        total = len(self) if rows is None else len(rows)
+        still, fetch = np.arange(len(members)), 2 * (k + _MARGIN) + max(map(len, left_out))
+        while len(still) >= MANY and total:
+            fetch = min(fetch, total)
+            near, at = self._nearest(np.ascontiguousarray(unit[members[still]]), fetch, rows)
+            lowest = near[:, -1] if fetch < total else np.full(len(near), -np.inf, np.float32)
+            is_out = among(at, [left_out[i] for i in still], len(self))
+            for number in np.unique(group_of[still]):
+                is_barred = np.zeros(len(self), dtype=bool)
+                for shared in formed[number].shared:
+                    is_barred[shared] = True
+                mine = group_of[still] == number
+                is_out[mine] |= is_barred[at[mine]]
+            near, at = dropped(near, at, is_out, k + _MARGIN)
+            self._rank(unit, members[still], at, k, found)
+            # What was fetched and not compared, and what was not fetched, lie below these.
+            bar = np.where(near[:, -1] > -np.inf, np.maximum(near[:, -1], lowest), lowest)
+            still = still[self._is_open(bar, found.similarities[members[still], k - 1])]
+            if fetch == total or fetch > _MOST_MIXED:
+                break
+            fetch *= 4
+        for i in still:
+            rest = np.concatenate([*formed[group_of[i]].shared, left_out[i]])
+            self._one(unit, int(members[i]), k, mask, None, rest, found)
+
+    def _is_open(self, bar: Vectors, last: Vectors) -> Mask:
+        """Tell whether rounding may have kept a row away that is nearer than the k-th: all such are below the bar."""
+        is_settled: Mask = (bar + 2 * self._rounding < last) | np.isneginf(bar)
+        return ~is_settled
+
+    def _group(
+        self, unit: Vectors, members: Rows, k: int, mask: Mask | None, own: list[Excluded], found: Found
+    ) -> None:
+        """Answer queries that share a mask, each with a few rows of its own left out."""
+        total = len(self) if mask is None else int(mask.sum())
+        if total == 0:
+            return
+        left_out = [np.concatenate([np.empty(0, np.int64), *arrays]) for arrays in own]
+        most = max((len(rows) for rows in left_out), default=0)
+        is_selective = total < _SELECTIVE * len(self)
+        if self.structure is not None and not is_selective:
+            rest = self._by_structure(unit, members, k, mask, left_out, total, found)
+        elif (len(members) >= MANY or self._flat is not None) and total > k + most + _MARGIN:
+            rest = self._by_blocks(unit, members, k, mask, left_out, most, found)
+        else:
+            rest = range(len(members))
+        if len(rest):
+            rows = np.flatnonzero(mask) if mask is not None and is_selective else None
+            for i in rest:
+                self._one(unit, int(members[i]), k, mask, rows, left_out[i], found)
+
+    def _one(
+        self,
+        unit: Vectors,
+        query: int,
+        k: int,
+        mask: Mask | None,
+        rows: Rows | None,
+        left_out: Rows,
+        found: Found,
+    ) -> None:
+        """Answer one query exactly: all that rounding could have put among the k nearest is compared in double."""
+        vector = unit[query]
+        if rows is not None:
+            products = self._product(vector, rows)
+        else:
+            products = self._product(vector, None)
+            if mask is not None:
+                products[~mask] = -np.inf
+        if len(left_out):
+            at = left_out if rows is None else places(rows, left_out)
+            products[at] = -np.inf
+        there = len(products) - k
+        # Where fewer than k are left, the k-th is -inf and so is the bar.
+        bar = -np.inf if there <= 0 else np.partition(products, there)[there]
+        near = np.flatnonzero((products >= bar - 2 * slack(self.dim)) & (products > -np.inf))
+        chosen = near if rows is None else rows[near]
+        self._rank(unit, np.array([query]), chosen[None, :], k, found)
+
+    def _product(self, vector: Vectors, rows: Rows | None) -> Vectors:
+        """Multiply a query with all rows, or with some; (rows,) float32."""
+        total = len(self) if rows is None else len(rows)
+        step = max(1, _BYTES // (4 * self.dim)) if rows is not None else total
+        made = np.empty(total, dtype=np.float32)
+        for first in range(0, total, step):
+            part = slice(first, first + step)
+            np.dot(self._vectors if rows is None else self._vectors[rows[part]], vector, out=made[part])
+        return made
+
+    def _by_blocks(
+        self,
+        unit: Vectors,
+        members: NDArray[np.intp],
+        k: int,
+        mask: Mask | None,
+        left_out: list[Rows],
+        most: int,
+        found: Found,
+    ) -> Sequence[int]:
+        """Answer many queries by FAISS; return those that rounding leaves open."""
+        fetch = min(k + most + _MARGIN, len(self) if mask is None else int(mask.sum()))
+        asked = np.ascontiguousarray(unit[members])
+        near, rows = self._nearest(asked, fetch, None if mask is None else np.flatnonzero(mask))
+        near, rows = dropped(near, rows, among(rows, left_out, len(self)), k + _MARGIN)
+        self._rank(unit, members, rows, k, found)
+        return np.flatnonzero(self._is_open(near[:, -1], found.similarities[members, k - 1])).tolist()
+
+    @property
+    def _rounding(self) -> float:
+        return slack(self.dim) if self._flat is None else self._flat.slack
+
+    def _nearest(self, asked: Vectors, fetch: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        """Return the nearest of all rows, or of some, by single (or half) precision, best first; (q, fetch) each."""
+        if self._flat is not None and fetch <= self._flat.most:
+            return self._flat.search(asked, fetch, rows)
+        by = self._faiss.METRIC_INNER_PRODUCT
+        if rows is None:
+            near, at = self._faiss.knn(asked, self._vectors, fetch, metric=by)
+            return near, at
+        parts: list[tuple[Vectors, Rows]] = []
+        step = max(fetch, _BYTES // (4 * self.dim))
+        for first in range(0, len(rows), step):
+            block = rows[first : first + step]
+            near, at = self._faiss.knn(asked, self._vectors[block], min(fetch, len(block)), metric=by)
+            parts.append((near, block[at]))
+        near, at = (np.concatenate(one, axis=1) for one in zip(*parts, strict=True))
+        order = np.argsort(-near, axis=1, kind="stable")[:, :fetch]
+        return np.take_along_axis(near, order, 1), np.take_along_axis(at, order, 1)
+
+    def _by_structure(
+        self,
+        unit: Vectors,
+        members: NDArray[np.intp],
+        k: int,
+        mask: Mask | None,
+        left_out: list[Rows],
+        total: int,
+        found: Found,
+    ) -> Sequence[int]:
+        """Answer queries by what the structure proposes; return those that it leaves with fewer than k rows."""
+        assert self.structure is not None
+        most = max((len(rows) for rows in left_out), default=0)
+        selector, wanted = None, k + most
+        if mask is not None and self.structure.heeds_selectors:
+            selector = self._faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        elif mask is not None:  # so many more that as many as are wanted should be left of them
+            wanted = int(1.5 * wanted * len(self) / total)
+        asked = np.ascontiguousarray(unit[members])
+        rows = self.structure.candidates(asked, wanted, selector, total / len(self))
+        covered = self.structure.settings.covered
+        if covered < len(self):
+            late = np.arange(covered, len(self))
+            late = late if mask is None else late[mask[late]]
+            if len(late):
+                rows = np.concatenate([rows, self._nearest(asked, min(len(late), k + most), late)[1]], axis=1)
+        if mask is not None:  # a second look costs nothing: what is not allowed never comes back
+            rows = np.where((rows >= 0) & mask[rows], rows, -1)
+        rows = np.where(among(rows, left_out, len(self)), -1, rows)
+        self._rank(unit, members, rows, k, found)
+        filled = (found.rows[members] >= 0).sum(axis=1)
+        due = np.array([min(k, total - len(np.unique(rows))) for rows in left_out])
+        return np.flatnonzero(filled < due).tolist()
+
+    def _rank(self, unit: Vectors, members: NDArray[np.intp], rows: Rows, k: int, found: Found) -> None:
+        """Compare candidates (members, c), -1 for none, in double, and put the k best of each into the answer."""
+        for part in slices(len(members), rows.shape[1]):
+            chosen = rows[part]
+            exact = cosines(self._vectors, np.maximum(chosen, 0), unit[members[part]])
+            exact[chosen < 0] = -np.inf
+            order = np.argsort(-exact, axis=1, kind="stable")
+            exact, chosen = np.take_along_axis(exact, order, 1), np.take_along_axis(chosen, order, 1)
+            for i in np.flatnonzero((exact[:, 1:] == exact[:, :-1]).any(axis=1)):
+                chosen[i] = self._ties(exact[i], chosen[i])
+            there = min(k, chosen.shape[1])
+            is_there = exact[:, :there] > -np.inf
+            at = members[part]
+            found.similarities[at, :there] = np.where(is_there, exact[:, :there], np.nan)
+            found.rows[at, :there] = np.where(is_there, chosen[:, :there], -1)
+
+    def _ties(self, exact: Vectors, rows: Rows) -> Rows:
+        """Order rows of the same similarity, which lie together, by their keys."""
+        there = int((exact > -np.inf).sum())
+        keys = self.keys[rows[:there]].with_columns(
+            pl.Series("__near", -exact[:there]), pl.Series("__row", rows[:there])
+        )
+        ordered = keys.sort("__near", *self.keys.columns)["__row"].to_numpy()
+        return np.concatenate([ordered, rows[there:]])
 
 
-def _read(path: Path, with_vectors: bool) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            vectors = stored["vectors"] if with_vectors else np.empty((0, 0), np.float32)
-            return json.loads(stored["about"].tobytes()), vectors
-    except FileNotFoundError:
-        message = f"no index at {path}: build it with `wellhouse index`"
-        raise SearchError(message) from None
-    except Exception as error:
-        message = f"index {path} cannot be read ({error}): build it again with `wellhouse index`"
-        raise SearchError(message) from error
+def refuse_twice(keys: pl.DataFrame) -> None:
+    """Refuse keys that come twice: a tie between them would have no order, and a name two meanings.
 
-
-def _unit(vectors: NDArray[np.floating], ids: Sequence[str], what: str) -> NDArray[np.float32]:
-    """Scale each row to length 1; refuse zero and non-finite ones by id."""
-    exact = np.asarray(vectors, dtype=np.float64)
-    finite = np.isfinite(exact).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        value = exact[row][~np.isfinite(exact[row])][0]
+    Raises:
+        SearchError: the key and its first two rows.
+    """
+    doubled = keys.is_duplicated()
+    if doubled.any():
+        rows = doubled.arg_true().to_list()
+        first = keys.row(rows[0])
+        second = next(row for row in rows[1:] if keys.row(row) == first)
         message = (
-            f"{what} {ids[row]!r} holds {value} ({int((~finite).sum())} such): "
-            "leave it out, or apply a recipe that drops the feature"
+            f"id {name_of(keys, rows[0])!r} names rows {rows[0]} and {second}: an index needs each id once"
         )
         raise SearchError(message)
-    # By the largest element first, so that no square over- or underflows.
-    largest = np.abs(exact).max(axis=1, keepdims=True, initial=0.0)
-    if (largest == 0).any():
-        row = int(np.argmin(largest))
-        count = int((largest == 0).sum())
-        message = f"{what} {ids[row]!r} is all zeros ({count} such): it has no direction; leave it out"
-        raise SearchError(message)
-    scaled = exact / largest
-    return np.ascontiguousarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _faiss() -> ModuleType:
-    """Import FAISS on first use."""
-    try:
-        import faiss
-    except ImportError as error:
-        message = "FAISS is not installed: pip install 'wellhouse[cpu]', or 'wellhouse[gpu]', not both"
-        raise SearchError(message) from error
-    module: ModuleType = faiss
-    return module
+def name_of(keys: pl.DataFrame, row: int) -> str:
+    """Name a row for people: its keys joined by `/`."""
+    return "/".join(map(str, keys.row(row)))
