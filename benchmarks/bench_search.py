@@ -7,6 +7,7 @@ The vectors are 136,750 × 384. Each is the sum of its mechanism (one of 2,000 d
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ N, DIM, K = 136_750, 384, 20
 SINGLE, BATCH, BATCHES = 31, 1000, 100
 #: Plates of the lakes that are searched end to end, and indexed.
 PLATES, MANY_PLATES = 372, 2605
+#: Cells of the structure that is built from a file.
+CELLS, CELL_DIM = 1_000_000, 128
 FILTERS = {
     "no filter": None,
     "a filter that leaves 1 %": 0.01,
@@ -51,6 +54,7 @@ def run() -> list[Row]:
         rows += on_a_lake(Path(folder) / "lake", PLATES)
     with tempfile.TemporaryDirectory() as folder:
         rows += million(Path(folder) / "lake", MANY_PLATES)
+    rows.append(cells())
     return rows
 
 
@@ -312,6 +316,56 @@ def measure_build(path: str, plates: str) -> dict[str, float]:
     }
 
 
+def cells() -> Row:
+    """Pack cells that lie in a file to a few bytes each: what is held grows with these, not with the vectors."""
+    found = in_process("benchmarks.bench_search", "cells")
+    return Row(
+        f"ivf_pq of {CELLS:,} cells × {CELL_DIM} from a memory map, memory that is no file's",
+        f"{found['held']:,.0f} MiB in {found['seconds']:.0f} s; {found['bytes'] / CELLS:.0f} bytes a cell stay "
+        f"(100,000,000: {1e8 * found['bytes'] / CELLS / 2**30:.1f} GiB); recall {found['recall']:.3f}",
+        f"the vectors {4 * CELLS * CELL_DIM / 2**20:,.0f} MiB",
+        found["held"] / (4 * CELLS * CELL_DIM / 2**20),
+        "blocks",
+    )
+
+
+def measure_cells() -> dict[str, float]:
+    """Write vectors to a file block by block, and build over it."""
+    rng = np.random.default_rng(0)
+    kinds = rng.standard_normal((3000, CELL_DIM), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors.f32"
+        with path.open("wb") as file:
+            for _ in range(0, CELLS, 100_000):
+                block = kinds[rng.integers(0, len(kinds), 100_000)]
+                block += 0.8 * rng.standard_normal(block.shape, dtype=np.float32)
+                block /= np.linalg.norm(block, axis=1, keepdims=True)
+                block.tofile(file)
+        unit = np.memmap(path, dtype=np.float32, mode="r", shape=(CELLS, CELL_DIM))
+        before, most, ended = _anonymous_mib(), [0.0], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.05):
+                most[0] = max(most[0], _anonymous_mib())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = perf_counter()
+        made = structures.build(unit, "ivf_pq", 0.95)
+        took = perf_counter() - start
+        ended.set()
+        watcher.join()
+        made.save(Path(folder) / "structure")
+        size = (Path(folder) / "structure").stat().st_size
+    return {"held": most[0] - before, "seconds": took, "bytes": size, "recall": made.settings.recall}
+
+
+def _anonymous_mib() -> float:
+    """Memory of this process that is no file's: pages of a memory map are given back when others need them."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1024
+
+
 def _keys(n: int) -> pl.DataFrame:
     return pl.DataFrame({"id": [f"t{i:06d}" for i in range(n)]})
 
@@ -327,5 +381,5 @@ def _shown(took: float) -> str:
 
 
 if __name__ == "__main__":
-    work = {"ask": ask, "build": measure_build}[sys.argv[1]]
+    work = {"ask": ask, "build": measure_build, "cells": measure_cells}[sys.argv[1]]
     print(json.dumps(work(*sys.argv[2:])))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from polars.testing import assert_frame_equal
 
 from warehouse.correct import correct
 from warehouse.errors import SearchError, UnknownNameError
-from warehouse.lake import INDEX_FOLDER
+from warehouse.lake import INDEX_FOLDER, Lake
 from warehouse.nearest import Filters, Searcher, build, indexes, state
 from warehouse.search import store
 
 DIM = 8
+WELL = ("source", "batch", "plate", "well")
 WELLS = 10  # of each plate: 4 controls, 6 treatments
 
 
@@ -246,3 +248,94 @@ def test_an_index_that_was_taken_away_is_no_index(lake):
     shutil.rmtree(lake.folder / INDEX_FOLDER)
     assert state(lake, "wide", "none", "well") == "none"
     assert build(lake, "wide", level="well").outcome == "built"
+
+
+def test_builds_of_several_threads_take_turns(lake):
+    def work(number):
+        with Lake.open(lake.path, read_only=True) as own:
+            return build(own, "wide", level="well", rebuild=number % 2 == 0).outcome
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(work, range(8)))
+    assert outcomes.count("built") >= 4
+    check_like_the_lake(lake)
+    assert len([path for path in place(lake).parent.iterdir() if path.is_dir()]) == 1
+
+
+def test_vectors_that_are_not_all_there_do_not_count(lake):
+    build(lake, "wide", level="well")
+    card = store.card(place(lake))
+
+    def cut_short():
+        with store.writing(place(lake)) as writer:
+            writer.add(store.load(place(lake)).rows[:2], np.eye(2, DIM), WELL)
+            writer._file.flush()
+            writer._file.truncate(40)
+            writer.finish({}, WELL, null=np.empty((0, DIM), np.float32))
+
+    with pytest.raises(
+        SearchError, match=r"vectors\.f32 has 40 bytes, not those of 2 vectors: is the disk full"
+    ):
+        cut_short()
+    assert store.card(place(lake)) == card
+
+
+def test_an_index_that_is_renewed_while_it_is_opened_is_not_taken_for_the_one_looked_at(lake, monkeypatch):
+    build(lake, "wide", level="well")
+    then = lake.snapshot()
+    load = store.load
+
+    def renewed(*given):
+        monkeypatch.setattr(store, "load", load)
+        put(lake, 1, shift=3.0, content="other")
+        build(lake, "wide", level="well", rebuild=True)
+        return load(*given)
+
+    with Lake.open(lake.path, as_of=then) as old:
+        expected = Searcher(old, "wide", level="well")
+        monkeypatch.setattr(store, "load", renewed)
+        found = Searcher(old, "wide", level="well")
+    assert "the index is of other profiles than those as of" in found.note
+    assert found.rows.sort(*WELL).equals(expected.rows.sort(*WELL))
+    place_of = {key: row for row, key in enumerate(found.rows.select(WELL).rows())}
+    rows = [place_of[key] for key in expected.rows.select(WELL).rows()]
+    np.testing.assert_allclose(found.index.vectors(rows), expected.index.vectors(range(60)), atol=1e-7)
+
+
+def test_a_search_that_is_open_across_a_new_fit_is_refused(lake):
+    recipe = "center(scope=plate)"
+    correct(lake, "wide", recipe)
+    searcher = Searcher(lake, "wide", recipe)
+    searcher.well("p1/B01")
+    correct(lake, "wide", recipe, refit=True)
+    with pytest.raises(SearchError, match="was fitted anew since this search was opened: open it again"):
+        searcher.well("p1/B01")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": None}, {"rows": -1}, {"parts": None}, {"marks": {}}, {"marks": {"whole": 1, "plates": [1]}},
+        {"structure": {"settings": {}}}, {"dim": True}, {"left_out": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_card_is_one_line_and_the_state_says_so(lake, change):
+    build(lake, "wide", level="well")
+    path = place(lake).with_name("well__none.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SearchError, match=r"cannot be read .*build it again with"):
+        Searcher(lake, "wide", level="well")
+    assert state(lake, "wide", "none", "well") in ("damaged", "fresh")
+    assert build(lake, "wide", level="well", rebuild=True).outcome == "built"
+
+
+def test_the_state_of_what_is_not_there_is_an_error(lake):
+    with pytest.raises(UnknownNameError, match="unknown level"):
+        state(lake, "wide", "none", "wells")
+    with pytest.raises(UnknownNameError, match="unknown feature set"):
+        state(lake, "wild", "none")
+    recipe = "center(scope=plate)"
+    correct(lake, "wide", recipe)
+    build(lake, "wide", recipe=recipe)
+    assert state(lake, "wide", recipe) == "fresh"

@@ -307,24 +307,46 @@ def test_a_structure_reaches_its_recall_fills_k_and_gives_nothing_that_is_left_o
         assert recall > 0.9, (kind, share, recall, known.sum())
 
 
-@pytest.mark.parametrize("kind", ["ivf", "ivf_pq"])
-def test_a_structure_that_heeds_no_selector_gives_nothing_that_is_left_out_either(crowd, kind):
-    """As on a GPU: more is fetched, what is not allowed is dropped, and where too little is left all are compared."""
+@pytest.mark.parametrize("kind", structures.KINDS[1:])
+def test_recall_holds_where_a_filter_takes_away_what_is_near(kind):
+    """Rows of a batch are alike: without them, what is left is far from where a graph or a list would look."""
+    rng = np.random.default_rng(9)
+    batch = rng.integers(0, 10, 4000)
+    vectors = rng.normal(size=(4000, 32)) + 2.5 * rng.normal(size=(10, 32))[batch]
+    index = Index.of(vectors, names(4000))
+    by = Index(
+        index.vectors(np.arange(4000)),
+        index.keys,
+        structure=structures.build(index.vectors(range(4000)), kind, 0.99),
+    )
+    of_batch = [np.flatnonzero(batch == number) for number in range(10)]
+    queries = np.arange(0, 4000, 80)
+    excluded = [[of_batch[batch[row]]] for row in queries]
+    found, exact = (one.search(vectors[queries], 20, None, excluded) for one in (by, index))
+    recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact.rows, found.rows, strict=True)])
+    assert recall > 0.95
+    assert (found.rows >= 0).all()
+
+
+@pytest.mark.parametrize("kind", structures.KINDS[1:])
+def test_k_is_filled_where_what_is_left_out_was_not_allowed_either(crowd, kind):
     vectors, index = crowd
-    made = structures.build(index.vectors(np.arange(N)), kind, 0.95)
-    made.heeds_selectors = False
-    made._index.nprobe = made.settings.effort
-    by = Index(index.vectors(np.arange(N)), index.keys, structure=made)
-    queries = np.arange(0, N, 50)
-    for share in (0.9, 0.3, 0.02):
-        mask = np.random.default_rng(6).random(N) < share
-        excluded = left_out(queries)
-        found, exact = (one.search(vectors[queries], 20, mask, excluded) for one in (by, index))
-        assert ((found.rows >= 0) == (exact.rows >= 0)).all()
-        for i, rows in enumerate(found.rows):
-            assert mask[rows[rows >= 0]].all()
-            assert not np.isin(rows[rows >= 0], np.concatenate(excluded[i])).any()
-        assert np.mean(found.rows == exact.rows) > 0.7
+    by = Index(
+        index.vectors(np.arange(N)),
+        index.keys,
+        structure=structures.build(index.vectors(range(N)), kind, 0.9),
+    )
+    mask = np.zeros(N, bool)
+    mask[:450] = True
+    found = by.search(vectors[:20], 400, mask, [[np.arange(2000, 2400)]] * 20)
+    assert (found.rows >= 0).all()
+
+
+def test_many_short_arrays_of_one_query_do_not_weigh_on_the_others(crowd):
+    vectors, index = crowd
+    excluded = left_out(np.arange(40))
+    excluded[7] = [np.arange(i, i + 100) for i in range(0, 2500, 100)]
+    check_exactly(index, index.search(vectors[:40], 10, None, excluded), np.arange(40), 10, None, excluded)
 
 
 def test_rows_added_after_a_structure_was_made_are_found(crowd):

@@ -249,7 +249,7 @@ def test_novelty_is_the_distance_to_annotated_ones_of_other_compounds(lake):
     assert found["neighbour_treatment"].to_list() == [near for (_, near), _ in asked]
     p_values = [(1 + sum(one <= near + 1e-9 for one in null)) / (1 + len(null)) for (near, _), _ in asked]
     np.testing.assert_allclose(found["p_value"], p_values)
-    assert found["moa"].to_list()[0] in (["A"], ["B"])
+    assert found["neighbour_moa"].to_list()[0] in (["A"], ["B"])
     with pytest.raises(SearchError, match="fewer than two compounds have a label of kind 'pathway'"):
         searcher.novelty("pathway")
     with pytest.raises(UnknownNameError, match=r"unknown kind of label 'mao'\. Did you mean 'moa'"):
@@ -289,6 +289,12 @@ def test_wrong_queries_are_one_clear_line(lake):
     for ask in (searcher.graph, lambda k: searcher.nearest(searcher.query("c1@1uM"), k)):
         with pytest.raises(SearchError, match="k is 0: ask for at least one neighbour"):
             ask(0)
+    with pytest.raises(SearchError, match=r"k is 2\.5: ask for"):
+        searcher.nearest(searcher.query("c1@1uM"), 2.5)
+    assert searcher.nearest(searcher.query("c1@1uM"), 10**13).neighbours.height == 18
+    with pytest.raises(SearchError, match="vector is no list of numbers"):
+        searcher.vector(["a"] * DIM)
+    assert searcher.nearest(searcher.vector([1e300] * DIM), 1).neighbours.height == 1
     with pytest.raises(SearchError, match="threshold 90: give a cosine, from -1 to 1"):
         searcher.pairs(90)
     with pytest.raises(UnknownNameError, match=r"unknown kind of label 'mao'"):
@@ -309,6 +315,11 @@ def test_all_levels_can_be_searched_with_an_index_and_without(lake):
         assert found.notes == ()
         assert found.neighbours.equals(without.neighbours)
         assert found.neighbours["compound"].to_list()[0] in ("c0", "c2")
+    # A treatment at a level that divides it is made of all of its wells, and none of its rows comes back.
+    searcher = Searcher(lake, "wide", level="batch")
+    answer = searcher.nearest(searcher.query("DMSO"), 50)
+    assert answer.allowed == searcher.rows.filter(pl.col("treatment") != "DMSO").height
+    assert "DMSO" not in answer.neighbours["treatment"]
 
 
 def test_cells_by_a_cell_by_a_treatment_and_by_a_well(tmp_path):

@@ -19,33 +19,38 @@ _MINE: set[Path] = set()
 
 
 @contextmanager
-def turn(lock: Path | None, seconds: float) -> Iterator[None]:
+def turn(lock: Path | None, seconds: float) -> Iterator[bool]:
     """Hold a lock inside the block; the system takes it back from a process that dies.
 
     Args:
         lock: the file to lock, which stays; None for a lake that needs no turns.
         seconds: how long to wait; after that the block runs without the lock.
+
+    Yields:
+        False where another process holds the lock still.
     """
     if lock is None or fcntl is None or lock in _MINE:
-        yield
+        yield True
         return
     try:
         file = lock.open("ab")
     except OSError:  # the write will tell better why
-        yield
+        yield True
         return
     with file:
         deadline = time.monotonic() + seconds
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held = True
                 break
             except OSError as error:
                 if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:
+                    is_held = not isinstance(error, BlockingIOError)  # a disk without locks
                     break
             time.sleep(random.uniform(0.001, 0.005))
         _MINE.add(lock)
         try:
-            yield
+            yield is_held
         finally:
             _MINE.discard(lock)

@@ -1,5 +1,6 @@
 """The index of a level: built from the lake, brought up to date plate by plate, found out when it is stale."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def build(
         marks = level_rows.marks(lake, target, fitted)
         about = settings | _about(lake, target, fitted, level, marks)
         if former is not None and all(former.get(name) == value for name, value in settings.items()):
-            if _marks(former) == marks:
+            if _marks(former) == marks and not _is_worn(former, former["gone_rows"]):
                 return _report(former, "unchanged", 0, place)
             if level in STORED and former["marks"]["whole"] == marks.whole:
                 added = _update(lake, target, fitted, level, place, former, about, marks)
@@ -124,48 +125,64 @@ def build(
 
 
 def state(lake: Lake, feature_set: str, recipe: str, level: str = "treatment") -> str:
-    """Tell whether there is an index: `none`, `fresh`, or `stale` where the profiles are newer."""
-    about = store.card(_place(lake, feature_set, recipe, level))
-    if about is None:
-        return "none"
-    target = feature_sets.find(lake, feature_set)
-    fitted = profiles.find_recipe(lake, target, recipe)
-    return "fresh" if _marks(about) == level_rows.marks(lake, target, fitted) else "stale"
+    """Tell whether there is an index: `none`, `fresh`, `damaged`, or `stale` where the profiles are newer.
+
+    Raises:
+        UnknownNameError: no such feature set or level.
+        RecipeError: the recipe was never fitted.
+    """
+    target, fitted = _named(lake, feature_set, recipe, level)
+    try:
+        about = store.card(_place(lake, target.name, fitted.name, level))
+        if about is None:
+            return "none"
+        return "fresh" if _marks(about) == level_rows.marks(lake, target, fitted) else "stale"
+    except SearchError:
+        return "damaged"
 
 
 def opened(lake: Lake, target: FeatureSet, fitted: FittedRecipe, level: str, device: str) -> Opened:
     """Open the index where it is of these very profiles; otherwise read the lake itself, and say so."""
     place = _place(lake, target.name, fitted.name, level)
     about = store.card(place)
-    command = f"`wellhouse index {target.name} --recipe {fitted.name} --level {level}`"
-    if about is not None and _marks(about) == level_rows.marks(lake, target, fitted):
-        held = store.load(place, about)
-        index = Index(
-            held.vectors,
-            held.rows.select(IDS[level]),
-            gone=held.gone,
-            structure=held.structure,
-            device=device,
-        )
-        return Opened(index, held.rows, held.null, _left_out_note(level, int(about["left_out"])))
-    if about is not None:
-        note = f"the index is older than the profiles: the lake itself was searched; renew it with {command}"
-        if lake.as_of is not None:
-            note = (
-                f"the index is of other profiles than those as of {lake.as_of}: the lake itself was searched"
-            )
-    elif lake.as_of is not None:
-        note = "there is no index of an older snapshot: the lake itself was searched"
+    if about is None:
+        return _from_the_lake(lake, target, fitted, level, device, is_there=False)
+    marks = level_rows.marks(lake, target, fitted)
+    held = store.load(place, about) if _marks(about) == marks else None
+    # A build may have renewed the files after the card was read.
+    if held is None or _marks(held.card) != marks:
+        return _from_the_lake(lake, target, fitted, level, device, is_there=True)
+    keys = held.rows.select(IDS[level])
+    index = Index(held.vectors, keys, gone=held.gone, structure=held.structure, device=device)
+    return Opened(index, held.rows, held.null, _left_out_note(level, int(held.card["left_out"])))
+
+
+def _from_the_lake(
+    lake: Lake, target: FeatureSet, fitted: FittedRecipe, level: str, device: str, *, is_there: bool
+) -> Opened:
+    command = f"`wellhouse index {target.name} --recipe {shlex.quote(fitted.typed)} --level {level}`"
+    if lake.as_of is not None:
+        why = f"of other profiles than those as of {lake.as_of}" if is_there else ""
+        note = f"the index is {why}" if is_there else "there is no index of an older snapshot"
+        renew = ""
+    elif is_there:
+        note, renew = "the index is older than the profiles", f"; renew it with {command}"
     else:
-        note = f"there is no index yet: the lake itself was searched; make one with {command}"
+        note, renew = "there is no index yet", f"; make one with {command}"
     frames, matrices, left_out = zip(*_batches(lake, target, fitted, level, None), strict=True)
-    note = "; ".join(filter(None, (note, _left_out_note(level, sum(left_out)))))
+    notes = [f"{note}: the lake itself was searched{renew}", _left_out_note(level, sum(left_out))]
     rows = pl.concat(frames).with_row_index("__row").sort(IDS[level])
     matrix = np.concatenate(matrices)[rows["__row"].to_numpy()]
     rows = rows.drop("__row")
     index = Index.of(matrix, rows.select(IDS[level]), device=device)
     null = _null(lake, target, fitted, level, _replicates(rows))
-    return Opened(index, rows, null, note)
+    return Opened(index, rows, null, "; ".join(filter(None, notes)))
+
+
+def fitted_at(lake: Lake, target: FeatureSet, fitted: FittedRecipe) -> object:
+    """Return what changes when a recipe is fitted anew: vectors of before and after are not to be compared."""
+    query = "SELECT max(fitted_at) FROM main.recipes WHERE feature_set = ? AND recipe = ?"
+    return lake.value(query, [target.name, fitted.name])
 
 
 def resolved(lake: Lake, feature_set: str, recipe: str, level: str) -> tuple[FeatureSet, FittedRecipe]:
@@ -176,15 +193,19 @@ def resolved(lake: Lake, feature_set: str, recipe: str, level: str) -> tuple[Fea
         RecipeError: the recipe was never fitted, or plates wait for it.
         SearchError: a recipe of cells or fields.
     """
-    if level not in LEVELS:
-        raise unknown(level, "level to search", LEVELS)
-    target = feature_sets.find(lake, feature_set)
-    fitted = profiles.find_recipe(lake, target, recipe)
+    target, fitted = _named(lake, feature_set, recipe, level)
     if fitted.name != "none" and level in ("cell", "field"):
         message = f"recipe {recipe!r} corrects wells; {level}s are there as they came in: leave --recipe out"
         raise SearchError(message)
     profiles.refuse_waiting(lake, target.name, fitted)
     return target, fitted
+
+
+def _named(lake: Lake, feature_set: str, recipe: str, level: str) -> tuple[FeatureSet, FittedRecipe]:
+    if level not in LEVELS:
+        raise unknown(level, "level to search", LEVELS)
+    target = feature_sets.find(lake, feature_set)
+    return target, profiles.find_recipe(lake, target, recipe)
 
 
 def _build(
@@ -222,8 +243,7 @@ def _update(
     wanted = [key for key, mark in marks.plates.items() if known.get(key) != mark]
     held = store.load(place, former)
     gone = _gone(held, changed)
-    covered = len(held.rows) if held.structure is None else held.structure.settings.covered
-    if len(gone) > _MOST_GONE * len(held.rows) or len(held.rows) - covered > _MOST_LATE * covered:
+    if _is_worn(former, len(gone)):
         return None
     with store.writing(place, onto=former) as writer:
         before = writer.rows
@@ -308,11 +328,25 @@ def _about(lake: Lake, target: FeatureSet, fitted: FittedRecipe, level: str, mar
 
 
 def _marks(about: dict[str, Any]) -> Marks:
-    """Read of a card which profiles an index is of."""
+    """Read of a card which profiles an index is of.
+
+    Raises:
+        SearchError: the card is damaged.
+    """
     held = about["marks"]
-    return Marks(
-        held["whole"], {(source, batch, plate): mark for source, batch, plate, mark in held["plates"]}
-    )
+    try:
+        plates = {(source, batch, plate): mark for source, batch, plate, mark in held["plates"]}
+        return Marks(held["whole"], plates)
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"the card of an index of {about['level']}s cannot be read ({error}): build it again with --rebuild"
+        raise SearchError(message) from error
+
+
+def _is_worn(about: dict[str, Any], gone: int) -> bool:
+    """Tell whether so much is gone, or came after the structure was made, that an index is to be built anew."""
+    structure = about["structure"]
+    covered = about["rows"] if structure is None else int(structure["settings"]["covered"])
+    return bool(gone > _MOST_GONE * about["rows"] or about["rows"] - covered > _MOST_LATE * covered)
 
 
 def _card(place: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from warehouse.names import unknown
 from warehouse.nearest import indexes, tables
 from warehouse.nearest.answers import Answer, Known
 from warehouse.nearest.filters import Filters, Query, Sharing, meeting
+from warehouse.nearest.labels import KINDS
 from warehouse.nearest.level_rows import STORED
 from warehouse.profiles import IDS, Profiles
 from warehouse.search import Found, Mask
@@ -64,6 +66,7 @@ class Searcher:
         with lake.reading():
             self.feature_set, self.recipe = indexes.resolved(lake, feature_set, recipe, level)
             found = indexes.opened(lake, self.feature_set, self.recipe, level, device)
+            self._fitted_at = indexes.fitted_at(lake, self.feature_set, self.recipe)
         self.index, self.rows, null, self.note = found
         self._known = Known(lake, level, self.index, self.rows, null)
         self._sharing = Sharing(self.rows)
@@ -84,19 +87,25 @@ class Searcher:
             UnknownNameError: there is none; the nearest names are offered.
         """
         ids = IDS[self.level]
-        parts = [text] if len(ids) == 1 else text.split("/")
+        parts = text.split("/")
+        if len(ids) == 1:
+            if text not in self._row_of:
+                raise unknown(text, self.level, self._row_of)
+            return self._of_row(self._row_of[text])
         if len(parts) == len(ids):
             is_it = pl.all_horizontal(pl.col(name) == part for name, part in zip(ids, parts, strict=True))
             there = self.rows.select(is_it.arg_true()).to_series().to_numpy()
             there = there[self.index.alive[there]]
             if len(there):
                 return self._of_row(int(there[0]))
-        if len(ids) == 1:
-            raise unknown(text, self.level, self.rows[ids[0]].to_list())
         known = self.rows["treatment"].drop_nulls().unique().sort().to_list()
         if text not in known:
             raise unknown(text, f"{self.level} ({'/'.join(ids)}) or treatment", known)
-        return replace(self.wells(f"treatment = {literal(text)}"), name=text)
+        found = replace(self.wells(f"treatment = {literal(text)}"), name=text)
+        if self.level in STORED:
+            return found
+        own = self.rows.select((pl.col("treatment") == text).arg_true()).to_series()
+        return replace(found, rows=tuple(own.to_list()))
 
     def well(self, text: str) -> Query:
         """Search with one well.
@@ -155,15 +164,18 @@ class Searcher:
         Raises:
             SearchError: it has another length, is zero, or is not finite.
         """
-        found = np.asarray(values, dtype=np.float64)
+        try:
+            found = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            message = f"{name} is no list of numbers ({error}): give {self.index.dim} of them"
+            raise SearchError(message) from error
         if found.shape != (self.index.dim,):
             message = (
                 f"{name} has shape {found.shape}; feature set {self.feature_set.name!r} under recipe "
                 f"{self.recipe.typed!r} has vectors of {self.index.dim} elements"
             )
             raise SearchError(message)
-        unit_rows(found[None, :], lambda _: name, "query")
-        return Query(name, found.astype(np.float32))
+        return Query(name, unit_rows(found[None, :], lambda _: name, "query")[0])
 
     def nearest(
         self,
@@ -192,7 +204,7 @@ class Searcher:
         allowed = self.allowed(filters)
         left_out = self._sharing.left_out(query, filters)
         sign = -1.0 if opposite else 1.0
-        found = self.index.search(sign * query.vector[None, :], k, allowed, [left_out])
+        found = self.index.search(sign * query.vector[None, :], min(k, len(self.index)), allowed, [left_out])
         found = Found(sign * found.similarities, found.rows)
         mask = self.index.alive if allowed is None else self.index.alive & allowed
         if left_out:
@@ -227,7 +239,7 @@ class Searcher:
         left_out = [self._sharing.left_out(query, filters) for query in queries]
         sign = -1.0 if opposite else 1.0
         vectors = sign * np.stack([query.vector for query in queries])
-        found = self.index.search(vectors, k, self.allowed(filters), left_out)
+        found = self.index.search(vectors, min(k, len(self.index)), self.allowed(filters), left_out)
         of, at = np.nonzero(found.rows >= 0)
         return self._known.described(
             of, found.rows[of, at], sign * found.similarities[of, at], queries, opposite
@@ -262,9 +274,16 @@ class Searcher:
         """Make a query of each of these rows of the index."""
         return [self._of_row(int(row)) for row in rows]
 
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        """Row numbers by name, of a level whose rows have one."""
+        return {name: row for row, name in enumerate(self.rows[IDS[self.level][0]].to_list())}
+
     def _meeting(self, where: str) -> Mask:
-        if not any(name in where.lower() for name in _OF_THE_LAKE):
-            return meeting(self._lake, self.labelled_rows, where)
+        said = where.lower()
+        if not any(name in said for name in _OF_THE_LAKE):
+            rows = self.labelled_rows if any(kind in said for kind in KINDS) else self.rows
+            return meeting(self._lake, rows, where)
         # These are not among what is searched: the lake is asked.
         ids = list(IDS[self.level])
         kept = profiles.rows(self._lake, self.feature_set.name, self.recipe.name, self.level, where).select(
@@ -294,6 +313,9 @@ class Searcher:
 
     def _profiles_of_wells(self, where: str) -> Profiles:
         with self._lake.reading():
+            if indexes.fitted_at(self._lake, self.feature_set, self.recipe) != self._fitted_at:
+                message = f"recipe {self.recipe.typed!r} was fitted anew since this search was opened: open it again"
+                raise SearchError(message)
             return profiles.read(
                 self._lake, self.feature_set.name, recipe=self.recipe.name, level="well", where=where
             )
@@ -347,6 +369,6 @@ def check_k(k: int) -> None:
     Raises:
         SearchError: with the number.
     """
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         message = f"k is {k}: ask for at least one neighbour"
         raise SearchError(message)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from warehouse.errors import SearchError
 from warehouse.search import faiss_build, structures
 from warehouse.search.vectors import Rows, Vectors, slack
 
@@ -58,6 +59,16 @@ class FlatOnGpu:
         return near, np.where(at >= 0, rows[at], -1)
 
     def _filled(self, rows: Rows | None) -> Any:
+        try:
+            return self._copied(rows)
+        except RuntimeError as error:
+            said = str(error).splitlines()[0]
+            message = (
+                f"the GPU does not take the vectors ({said}): index them as ivf_pq, or search on the cpu"
+            )
+            raise SearchError(message) from error
+
+    def _copied(self, rows: Rows | None) -> Any:
         made = self._empty(self._vectors.shape[1])
         if not made.is_trained:
             made.train(np.ascontiguousarray(self._vectors[:1]))

@@ -36,13 +36,21 @@ def groups(excluded: Sequence[Excluded] | None, q: int) -> list[Group]:
     made = []
     members: dict[tuple[int, ...], list[int]] = {}
     for query, arrays in enumerate(excluded):
-        key = tuple(sorted({id(rows) for rows in arrays if len(rows) > FEW}))
+        key = tuple(sorted({id(rows) for rows in _long(arrays)}))
         members.setdefault(key, []).append(query)
     for group in members.values():
-        shared = {id(rows): rows for rows in excluded[group[0]] if len(rows) > FEW}
-        own: list[Excluded] = [[rows for rows in excluded[query] if len(rows) <= FEW] for query in group]
+        shared = {id(rows): rows for rows in _long(excluded[group[0]])}
+        own: list[Excluded] = [
+            [rows for rows in excluded[query] if id(rows) not in shared] for query in group
+        ]
         made.append(Group(np.array(group), list(shared.values()), own))
     return made
+
+
+def _long(arrays: Excluded) -> list[Rows]:
+    """Choose the arrays that are masked: the long ones, or all where the short ones come to much together."""
+    short = sum(len(rows) for rows in arrays if len(rows) <= FEW)
+    return [rows for rows in arrays if len(rows) > FEW or short > FEW]
 
 
 def dropped(near: Vectors, rows: Rows, is_out: NDArray[np.bool_], keep: int) -> tuple[Vectors, Rows]:

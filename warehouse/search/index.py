@@ -225,8 +225,10 @@ class Index:
         left_out = [np.concatenate([np.empty(0, np.int64), *arrays]) for arrays in own]
         most = max((len(rows) for rows in left_out), default=0)
         is_selective = total < _SELECTIVE * len(self)
-        if self.structure is not None and not is_selective:
-            rest = self._by_structure(unit, members, k, mask, left_out, total, found)
+        # So many that as many as are wanted should be left of them.
+        wanted = k + most if mask is None else int(1.5 * (k + most) * len(self) / total)
+        if self.structure is not None and not is_selective and wanted <= self.structure.most:
+            rest = self._by_structure(unit, members, k, mask, left_out, wanted, found)
         elif (len(members) >= MANY or self._flat is not None) and total > k + most + _MARGIN:
             rest = self._by_blocks(unit, members, k, mask, left_out, most, found)
         else:
@@ -321,31 +323,31 @@ class Index:
         k: int,
         mask: Mask | None,
         left_out: list[Rows],
-        total: int,
+        wanted: int,
         found: Found,
     ) -> Sequence[int]:
-        """Answer queries by what the structure proposes; return those that it leaves with fewer than k rows."""
+        """Answer queries by what the structure proposes; return those that it leaves with fewer than k rows.
+
+        No selector is given to it: a GPU heeds none, and HNSW and IVF look only near the query, where a filter may have
+        left nothing. More is fetched instead, and what is not allowed dropped.
+        """
         assert self.structure is not None
-        most = max((len(rows) for rows in left_out), default=0)
-        selector, wanted = None, k + most
-        if mask is not None and self.structure.heeds_selectors:
-            selector = self._faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-        elif mask is not None:  # so many more that as many as are wanted should be left of them
-            wanted = int(1.5 * wanted * len(self) / total)
         asked = np.ascontiguousarray(unit[members])
-        rows = self.structure.candidates(asked, wanted, selector, total / len(self))
+        rows = self.structure.candidates(asked, k, wanted)
         covered = self.structure.settings.covered
         if covered < len(self):
             late = np.arange(covered, len(self))
             late = late if mask is None else late[mask[late]]
             if len(late):
-                rows = np.concatenate([rows, self._nearest(asked, min(len(late), k + most), late)[1]], axis=1)
-        if mask is not None:  # a second look costs nothing: what is not allowed never comes back
+                rows = np.concatenate([rows, self._nearest(asked, min(len(late), wanted), late)[1]], axis=1)
+        if mask is not None:
             rows = np.where((rows >= 0) & mask[rows], rows, -1)
         rows = np.where(among(rows, left_out, len(self)), -1, rows)
         self._rank(unit, members, rows, k, found)
         filled = (found.rows[members] >= 0).sum(axis=1)
-        due = np.array([min(k, total - len(np.unique(rows))) for rows in left_out])
+        total = len(self) if mask is None else int(mask.sum())
+        kept = [np.unique(rows if mask is None else rows[mask[rows]]) for rows in left_out]
+        due = np.array([min(k, total - len(rows)) for rows in kept])
         return np.flatnonzero(filled < due).tolist()
 
     def _rank(self, unit: Vectors, members: NDArray[np.intp], rows: Rows, k: int, found: Found) -> None:

@@ -18,10 +18,13 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,14 @@ from warehouse.search.vectors import Rows, Vectors, unit_rows
 
 FORMAT = 2
 _VECTORS, _NULL, _STRUCTURE = "vectors.f32", "null.npy", "structure.faiss"
+_AGAIN = "build it again with `wellhouse index … --rebuild`"
+#: What a card holds, and of which kind it is.
+_CARD: dict[str, type | tuple[type, ...]] = {
+    "folder": str, "rows": int, "dim": int, "parts": list, "gone": (str, NoneType), "gone_rows": int,
+    "structure": (dict, NoneType), "kind": str, "level": str, "feature_set": str, "recipe": str, "left_out": int,
+    "marks": dict,
+}  # fmt: skip
+_THREADS: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 #: Rows of metadata that are held before they are written.
 _PART = 1_000_000
 #: How long a build waits for another one of the same index, in seconds.
@@ -78,9 +89,15 @@ def card(place: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        message = f"index {path} cannot be read ({error}): build it again with `wellhouse index … --rebuild`"
+        message = f"index {path} cannot be read ({error}): {_AGAIN}"
         raise SearchError(message) from error
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return None
+    for name, kind in _CARD.items():
+        if not isinstance(found.get(name), kind) or isinstance(found[name], bool):
+            message = f"index {path} cannot be read ({name} is {found.get(name)!r}): {_AGAIN}"
+            raise SearchError(message)
+    return found
 
 
 def load(place: Path, found: dict[str, Any] | None = None) -> Stored:
@@ -100,17 +117,20 @@ def load(place: Path, found: dict[str, Any] | None = None) -> Stored:
             raise SearchError(message)
         try:
             return _load(place.parent / str(about["folder"]), about)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        except Exception as error:  # whatever a damaged file makes its reader say
             # A build may have put a new folder in the place of this one since the card was read.
             found = None
             if attempt or card(place) == about:
-                message = f"index {place} cannot be read ({error}): build it again with `wellhouse index … --rebuild`"
+                message = f"index {place} cannot be read ({error or type(error).__name__}): {_AGAIN}"
                 raise SearchError(message) from error
     raise AssertionError
 
 
 def _load(folder: Path, about: dict[str, Any]) -> Stored:
-    n, d = int(about["rows"]), int(about["dim"])
+    n, d = about["rows"], about["dim"]
+    if n < 1 or d < 1:
+        message = f"its card tells of {n} vectors of {d}"
+        raise ValueError(message)
     for name in (about["folder"], about["gone"] or _NULL, *about["parts"]):
         if Path(str(name)).name != name or name == "..":
             message = f"its card names {name!r}, which is no file of it"
@@ -164,7 +184,9 @@ class Writer:
             message = f"vectors of {matrix.shape[1]} elements in an index of {self._dim}"
             raise SearchError(message)
         named = rows.select(keys)
-        unit_rows(matrix, lambda row: name_of(named, row)).tofile(self._file)
+        unit = unit_rows(matrix, lambda row: name_of(named, row))
+        if unit.size:  # not `tofile`, which tells of no disk that is full
+            self._file.write(unit.data.cast("B"))
         self._new.append(rows)
         self.rows += len(rows)
         if sum(map(len, self._new)) >= _PART:
@@ -221,7 +243,13 @@ class Writer:
             asked = {"settings": described(structure.settings), "width": structure.width}
         self._file.flush()
         os.fsync(self._file.fileno())
+        size = os.fstat(self._file.fileno()).st_size
         self._file.close()
+        if size != 4 * self.rows * (self._dim or 0):
+            message = f"{_VECTORS} has {size} bytes, not those of {self.rows} vectors: is the disk full?"
+            raise SearchError(message)
+        if self._former is not None and card(self._place) != self._former:
+            raise SearchError(_renewed(self._place))
         own = {"format": FORMAT, "folder": self._folder.name, "rows": self.rows, "dim": self._dim}
         own |= {"gone_rows": former["gone_rows"] if gone is None else len(gone)}
         whole = {**about, **own, "parts": self._parts, "gone": gone_file, "structure": asked}
@@ -245,10 +273,16 @@ def writing(place: Path, *, onto: dict[str, Any] | None = None) -> Iterator[Writ
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with turns.turn(place.parent / f".{place.name}.lock", _WAIT_SECONDS):
-            if onto is not None and card(place) != onto:
-                message = f"index {place} was renewed by another process meanwhile: try again"
+        lock = place.parent / f".{place.name}.lock"
+        # One thread of this process at a time, then one process.
+        with _THREADS[place], turns.turn(lock, _WAIT_SECONDS) as is_held:
+            if not is_held:
+                message = (
+                    f"index {place} is built by another process since {_WAIT_SECONDS:.0f} s: wait for it"
+                )
                 raise SearchError(message)
+            if onto is not None and card(place) != onto:
+                raise SearchError(_renewed(place))
             folder = place.parent / (
                 f"{place.name}.{secrets.token_hex(4)}" if onto is None else str(onto["folder"])
             )
@@ -281,6 +315,10 @@ def _mapped(path: Path) -> pl.DataFrame:
         found = pl.from_arrow(pa.ipc.open_file(file).read_all(), rechunk=False)
     assert isinstance(found, pl.DataFrame)
     return found
+
+
+def _renewed(place: Path) -> str:
+    return f"index {place} was renewed by another process meanwhile: try again"
 
 
 def _card_path(place: Path) -> Path:

@@ -62,37 +62,37 @@ class Structure:
         self._index = faiss_index
         self.width = width
         self._faiss = faiss_build.load()
-        self.heeds_selectors = True
+        self._is_on_gpu = False
 
-    def candidates(self, unit: Vectors, k: int, selector: Any = None, share: float = 1.0) -> Rows:
-        """Propose rows.
+    @property
+    def most(self) -> int:
+        """How many candidates it can be asked for; who needs more compares all rows."""
+        if self.settings.kind == "hnsw":
+            return _MOST_NODES
+        return GPU_MOST // self.settings.refine if self._is_on_gpu else self.settings.covered
+
+    def candidates(self, unit: Vectors, k: int, wanted: int | None = None) -> Rows:
+        """Propose rows, whatever filters say: what may not come back is for the caller to drop.
 
         Args:
             unit: (q, d) queries.
             k: how many neighbours are wanted.
-            selector: of FAISS, which rows may come; None for all. The CPU heeds it, a GPU does not.
-            share: of the rows that the selector leaves; the fewer, the more effort.
+            wanted: how many to propose, where some will be dropped; the effort grows with them.
 
         Returns:
-            (q, k · refine or less) rows, -1 where nothing was found.
+            (q, wanted · refine or less) rows, -1 where nothing was found.
         """
-        fetch = min(k * self.settings.refine, self.settings.covered)
-        if not self.heeds_selectors:
-            fetch = min(fetch, GPU_MOST)
-        _, rows = self._index.search(
-            _padded(unit, self.width), fetch, params=self._parameters(fetch, selector, share)
-        )
+        wanted = wanted or k
+        fetch = min(wanted * self.settings.refine, self.settings.covered)
+        effort = -(-self.settings.effort * wanted // k)
+        parameters = None  # a GPU has its own, set once
+        if self.settings.kind == "hnsw":
+            parameters = self._faiss.SearchParametersHNSW(efSearch=max(effort, fetch))
+        elif not self._is_on_gpu:
+            parameters = self._faiss.SearchParametersIVF(nprobe=effort)
+        _, rows = self._index.search(_padded(unit, self.width), fetch, params=parameters)
         found: Rows = rows
         return found
-
-    def _parameters(self, fetch: int, selector: Any, share: float) -> Any:
-        if not self.heeds_selectors:
-            return None
-        given = {} if selector is None else {"sel": selector}
-        effort = int(np.ceil(self.settings.effort / share))
-        if self.settings.kind == "hnsw":
-            return self._faiss.SearchParametersHNSW(efSearch=max(effort, fetch), **given)
-        return self._faiss.SearchParametersIVF(nprobe=effort, **given)
 
     def to_gpu(self) -> "Structure":
         """Copy the structure to all GPUs, its lists in half precision, shared out where there are several.
@@ -110,13 +110,20 @@ class Structure:
         there = Structure(
             self._faiss.index_cpu_to_all_gpus(self._index, co=options), self.settings, self.width
         )
-        there.heeds_selectors = False
+        there._is_on_gpu = True
         self._faiss.GpuParameterSpace().set_index_parameter(there._index, "nprobe", self.settings.effort)
         return there
 
     def save(self, path: Path) -> None:
-        """Write the structure to a file."""
-        self._faiss.write_index(self._index, str(path))
+        """Write the structure to a file.
+
+        Raises:
+            OSError: it cannot be written, as the disk is full say.
+        """
+        try:
+            self._faiss.write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise OSError(str(error).splitlines()[0]) from error
 
     @classmethod
     def load(cls, path: Path, settings: Settings, width: int) -> "Structure":
