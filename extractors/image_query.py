@@ -86,6 +86,12 @@ def profile_of_images(
         RecipeError: the recipe cannot correct one profile alone, or needs the plate.
     """
     target = feature_sets.find(lake, feature_set)
+    if target.extractor == "import":
+        message = (
+            f"feature set {target.name!r} was imported: no extractor can make its profiles; search with a feature set "
+            "that was ingested from images, or import the picture's profile and search with its well"
+        )
+        raise SearchError(message)
     fitted = profiles.find_recipe(lake, target, recipe)
     correction = on_the_spot.correction(lake, target, fitted, plate, well=well)
     taken = pictures.gathered(lake, target, images, field_names, plate)

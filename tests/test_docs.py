@@ -102,6 +102,21 @@ def test_aggregation(data_dir: Path, tmp_path: Path) -> None:
     follow(REPOSITORY / "docs" / "aggregation.md", tmp_path, {"DATA": str(data_dir)})
 
 
+@pytest.mark.slow
+def test_search(data_dir: Path, tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "search.md"
+    follow(page, tmp_path, {"DATA": str(data_dir)})
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    shown = (
+        "print(answer.neighbours['treatment'][0], near.neighbours.height, many.height, edges['rank'].max())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + shown], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("anisomycin@1uM 5 10 10\n", 0), done.stderr
+
+
 def test_every_step_and_named_recipe_stands_in_the_docs() -> None:
     page = (REPOSITORY / "docs" / "correction.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)

@@ -31,6 +31,8 @@ from warehouse.profiles import FittedRecipe
 from warehouse.screens import read_screen
 from warehouse.sqltext import relation
 from warehouse.steps import STEPS
+from warehouse.steps.base import Wells
+from warehouse.steps.harmony import Harmony, known_batches
 
 DIM = 6
 SET = wide(DIM)
@@ -165,6 +167,18 @@ def test_plates_that_came_after_the_fit(tmp_path):
         assert corrected(lake, SET, fitted, np.ones(DIM), THREE).shape == (1, DIM)
 
 
+@pytest.mark.parametrize(
+    ("by", "batches"),
+    [("source", [("s",), ("t",)]), ("batch", [("s", "b1"), ("s", "b2"), ("t", "b1")]), ("plate", [])],
+)
+def test_a_fit_of_harmony_knows_its_batches(by, batches):
+    rng = np.random.default_rng(1)
+    keys = [key for key in (ONE, THREE, ("t", "b1", "p1")) for _ in range(20)]
+    rows = pl.DataFrame(keys, schema=["source", "batch", "plate"], orient="row")
+    fit, _ = Harmony(by=by).fit_transform(rng.normal(size=(len(rows), DIM)), Wells(rows))
+    assert known_batches(fit) == batches
+
+
 def test_fits_of_a_plate_are_read_only_where_they_are_asked_for(wells_lake, made):
     name = made["batches"].name
     short = fits.stored(wells_lake, "wide", name, [ONE], [], 3)
@@ -202,6 +216,12 @@ def test_a_profile_of_another_length_or_level_is_refused(wells_lake, made):
         corrected(wells_lake, SET, whole, np.ones((2, 3)), ONE)
     with pytest.raises(RecipeError, match="corrects wells, and these are fields: aggregate them first"):
         corrected(wells_lake, SET, whole, np.ones(DIM), ONE, level="field")
+    counts = [7, 8]
+    for name in ("by well", "whole"):
+        with pytest.raises(
+            RecipeError, match=r"^1 profiles of feature set 'wide' came with 2 cell_counts: give one"
+        ):
+            corrected(wells_lake, SET, made[name], np.ones(DIM), ONE, well="A01", cell_counts=counts)
     with pytest.raises(RecipeError, match="feature 'f2' is inf"):
         corrected(wells_lake, SET, whole, np.array([1, np.inf, 1, 1, 1, 1]), ONE)
 
@@ -517,6 +537,12 @@ def test_another_extractor_is_refused_by_what_differs(pictured, name, change, me
     settings = {"weights": str(pictured.weights)} if name == "deep" and "model" not in str(change) else {}
     with pytest.raises(SearchError, match=message):
         remade(replace(target, **change), settings)
+
+
+def test_an_imported_feature_set_is_refused_before_a_picture_is_read(wells_lake):
+    for recipe, images in (("none", ["absent.tif"]), ("none", []), ("never fitted", ["DNA=absent.tif"])):
+        with pytest.raises(SearchError, match=r"^feature set 'wide' was imported: no extractor can make its"):
+            profile_of_images(wells_lake, "wide", recipe, images)
 
 
 def test_settings_that_change_a_number_are_refused(pictured):

@@ -267,6 +267,8 @@ def test_exactly_one_kind_of_query(given, message):
         ('[1, "x"]', "is no list of numbers"),
         ("[[1, 0, 0], [0, 1, 0]]", r"has shape \(2, 3\): give one vector"),
         ("3", "cannot be read"),
+        pytest.param(f"[{'9' * 400}]", r"--vector \[9{59}…: is no list of numbers \(.*: give a", id="large"),
+        pytest.param("[" * 200_000, r"--vector \[{60}…: is no list of numbers \(.*: give a", id="deep"),
     ],
 )
 def test_what_is_no_vector_is_refused(text, message):
@@ -281,7 +283,10 @@ def test_what_is_no_vector_is_refused(text, message):
         (["nearest", "a@1u"], "unknown treatment 'a@1u'. Did you mean 'a@1uM'"),
         (["nearest", "--vector", "[0, 0, 0]"], "is all zeros"),
         (["nearest", "--vector", "[1, 0, 0]", "--not-same-compound"], "has no compound"),
-        (["nearest", "--image", "absent.tif"], "absent.tif: no such file"),
+        (
+            ["nearest", "--image", "absent.tif"],
+            "feature set 'tiny' was imported: no extractor can make its profiles",
+        ),
         (["nearest", "a@1uM", "--as-of", "9999"], "no snapshot 9999"),
         (
             ["nearest", "a@1uM", "--where", "EXISTS (FROM nearest('a@1uM', 'tiny'))"],

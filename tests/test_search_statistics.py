@@ -1,16 +1,23 @@
 """p-values, enrichment and novelty of searches: against SciPy's Fisher test, naive counts, numbers by hand."""
 
 import json
+import sys
+from types import SimpleNamespace
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import fisher_exact
+from scipy.stats import false_discovery_control, fisher_exact
 
 from warehouse.errors import SearchError
+from warehouse.nearest import answers
+from warehouse.nearest.answers import Known
+from warehouse.nearest.filters import Query
 from warehouse.nearest.statistics import LabelIndex, adjusted, empirical_p, enrichment, novelty
+from warehouse.search import Index
 
 
 def labels(*rows):
@@ -66,12 +73,104 @@ def test_q_values_by_hand():
     assert adjusted(np.full(2, np.nan)).tolist() == pytest.approx([np.nan] * 2, nan_ok=True)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([0.001, 0.04, 0.5, 1, np.nan]) | st.floats(0, 1), max_size=30))
+def test_q_values_equal_scipy(values):
+    p = np.array(values, dtype=np.float64)
+    tested = ~np.isnan(p)
+    expected = np.full(len(p), np.nan)
+    expected[tested] = false_discovery_control(p[tested]) if tested.any() else []
+    np.testing.assert_allclose(adjusted(p), expected, rtol=1e-15)
+
+
+def test_q_values_do_without_what_takes_long_to_import(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert adjusted(np.array([0.5, 0.01])).tolist() == [0.5, 0.02]
+
+
 def test_novelty_by_hand():
     # Of nine annotated rows one is as far from the others as 0.2.
     null = np.array([0.1, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 0.9])
     p, q = novelty(np.array([0.2, 0.95, np.nan, 0.05]), null)
     np.testing.assert_allclose(p, [0.2, 1, np.nan, 0.1], rtol=1e-15)
     np.testing.assert_allclose(q, [0.3, 1, np.nan, 0.3], rtol=1e-15)
+
+
+# --- answers
+
+
+@pytest.fixture(scope="module")
+def known():
+    """420 wells as an index: 300 of controls, the others of treatments with 1 to 40 wells, some gone, some without."""
+    rng = np.random.default_rng(11)
+    sizes = {"t1": 1, "t2": 2, "t3": 3, "t24": 24, "t25": 25, "t26": 26, "t36": 36, None: 3, "DMSO": 300}
+    names = rng.permutation([name for name, size in sizes.items() for _ in range(size)])
+    rows = pl.DataFrame({
+        "source": "s", "batch": "b", "plate": [f"p{i % 7}" for i in range(len(names))],
+        "well": [f"{i:03d}" for i in rng.permutation(len(names))], "treatment": pl.Series(list(names), dtype=pl.String),
+        "control_type": ["negative" if name == "DMSO" else "none" for name in names],
+    })  # fmt: skip
+    whole = Index.of(rng.normal(size=(len(rows), 50)), rows.select("source", "batch", "plate", "well"))
+    unit = whole.vectors(np.arange(len(rows)))
+    index = Index(unit, whole.keys, gone=np.flatnonzero(rows["treatment"].eq_missing("t36"))[:9])
+    return Known(SimpleNamespace(connection=duckdb.connect()), "well", index, rows, unit[:0])
+
+
+def test_replicates_are_compared_at_once_and_as_one_by_one(known, monkeypatch):
+    calls = []
+    monkeypatch.setattr(answers, "_AT_ONCE", 100)
+    cosines = answers.cosines
+    monkeypatch.setattr(answers, "cosines", lambda *given: calls.append(1) or cosines(*given))
+    rows = np.random.default_rng(2).permutation(np.tile(np.flatnonzero(known._index.alive), 3))
+    found = known._with_replicates(known.rows[rows], rows)
+    assert len(calls) <= 5
+    frame = known.rows.with_row_index("row").filter(pl.Series(known._index.alive))
+    expected, counts = [], []
+    for row in rows.tolist():
+        same = frame.filter(pl.col("treatment") == pl.lit(known.rows["treatment"][row], pl.String))
+        others = [other for other in same.sort("plate", "well")["row"] if other != row][:24]
+        near = cosines(
+            known._index.vectors(others), np.arange(len(others))[None, :], known._index.vectors([row])
+        )
+        expected.append(float(np.median(near)) if others else None)
+        counts.append(len(same) or None)
+    assert found["replicate_cosine"].to_list() == expected
+    assert found["well_count"].to_list() == counts
+    assert expected.count(None) == 3 * 4
+    assert known._with_replicates(known.rows[:0], rows[:0])["replicate_cosine"].to_list() == []
+
+
+def test_a_control_is_left_out_of_its_own_null_by_its_row(known):
+    rows = np.flatnonzero(known.rows["control_type"] == "negative")
+    unit = known._index.vectors(np.arange(len(known.rows)))
+    assert sorted(known._drawn) == rows.tolist()
+    for row in rows:
+        # The vector of a row, scaled once more, is another in its last digits.
+        found = known._controls(Query("a control", unit[row], (int(row),)))
+        near = unit[rows[rows != row]].astype(float) @ unit[row].astype(float)
+        assert len(found) == len(rows) - 1
+        np.testing.assert_allclose(np.sort(found), np.sort(near), atol=1e-6)
+    of_many = known._controls(Query("wells", unit[rows[:5]].mean(axis=0), tuple(rows[:5].tolist())))
+    assert len(of_many) == len(rows) - 5
+    assert len(known._controls(Query("vector", unit[rows[0]]))) == len(rows)
+
+
+def test_each_query_has_its_own_p_values_and_ranks(known, monkeypatch):
+    monkeypatch.setattr(answers, "labelled", lambda _, rows: rows)
+    queries = [Query(f"q{i}", known._index.vectors([row])[0], (row,)) for i, row in enumerate((3, 9, 30, 31))]
+    near, rows = known._index.search(
+        np.stack([q.vector for q in queries]), 3, None, [[np.array(q.rows)] for q in queries]
+    )
+    of = np.repeat([0, 2, 3], [3, 3, 2])  # one has no neighbour, one has two
+    pick = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1)]
+    at = tuple(np.array(pick).T)
+    found = known.described(of, rows[at], near[at], queries, False)
+    assert found["query"].to_list() == ["q0"] * 3 + ["q2"] * 3 + ["q3"] * 2
+    assert found["rank"].to_list() == [1, 2, 3, 1, 2, 3, 1, 2]
+    for i, p in zip(of, zip(near[at], found["p_value"], strict=True), strict=True):
+        null = known._controls(queries[i])
+        assert p[1] == (1 + sum(null >= p[0])) / (1 + len(null))
+    assert known.described(of[:0], rows[0][:0], near[0][:0], queries, False).is_empty()
 
 
 # --- enrichment

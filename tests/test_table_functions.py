@@ -131,6 +131,10 @@ def test_graph_pairs_and_novelty_are_tables(lake):
     novel = sql(lake, "SELECT treatment, neighbour_treatment FROM novelty('tiny') ORDER BY 1")
     assert "f@1uM" in novel["treatment"].to_list()
     assert not set(novel["treatment"]) & {"a@1uM", "c@1uM"}
+    labels = sql(lake, "SELECT neighbour_treatment, neighbour_moa, neighbour_target FROM novelty('tiny')")
+    known = dict(sql(lake, "SELECT treatment, moa FROM tiny.treatments").iter_rows())
+    assert [row[1] for row in labels.iter_rows()] == [known[row[0]] for row in labels.iter_rows()]
+    assert labels["neighbour_target"].null_count() == len(labels)
 
 
 def test_settings_may_come_from_columns_and_null_asks_nothing(lake):
@@ -140,6 +144,16 @@ def test_settings_may_come_from_columns_and_null_asks_nothing(lake):
         "LEFT JOIN LATERAL nearest(asked.name, 'tiny', k := asked.k) AS near ON true GROUP BY 1 ORDER BY 1"
     )
     assert sql(lake, query).rows() == [("a@1uM", 2), ("b@1uM", 5), (None, 0)]
+
+
+def test_a_graph_of_all_neighbours_takes_no_more_memory_than_it_has_rows(made):
+    tiny = searcher.Searcher(made, "tiny")
+    whole = tiny.graph(10**15)
+    assert whole.equals(tiny.graph(7))
+    assert whole.height == 8 * 7
+    for k in (0, 2.5, "3"):
+        with pytest.raises(SearchError, match=f"k is {k}: ask for at least one neighbour"):
+            tiny.graph(k)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -59,6 +59,12 @@ class Correction:
                 f"{self.target.dim} features: give (n, {self.target.dim})"
             )
             raise RecipeError(message)
+        if cell_counts is not None and len(cell_counts) != len(X):
+            message = (
+                f"{len(X)} profiles of feature set {self.target.name!r} came with {len(cell_counts)} cell_counts: "
+                "give one count for each profile"
+            )
+            raise RecipeError(message)
         if not self.recipe.steps:
             return np.array(X)
         _refuse_no_count(self.recipe, self.fitted, cell_counts)
@@ -107,6 +113,7 @@ def corrected(
 
     Raises:
         RecipeError: a step needs the plate, its wells together, the well or a count; it is named, and what to do.
+            Or profiles have another number of features, or of counts.
         UnknownNameError: the recipe corrected no such plate.
     """
     made = correction(lake, target, fitted, plate, well=well)
@@ -251,14 +258,14 @@ def _refuse_new_batch(
     if step.name != _HARMONY or plate is None:
         return
     from warehouse.steps.harmony import KEYS as PARTS
-    from warehouse.steps.harmony import _as_text
+    from warehouse.steps.harmony import known_batches
 
     fit = next(fit.arrays for fit in stored if fit.step_index == index and fit.source is None)
     by = dict(zip(KEYS, plate, strict=True))
-    label = "\x1f".join(by[key] for key in PARTS[step.parameters["by"]])
-    if label not in _as_text(fit["batches"]):
+    batch = tuple(by[key] for key in PARTS[step.parameters["by"]])
+    if batch not in known_batches(fit):
         message = (
-            f"recipe {fitted.typed!r}: {step.parameters['by']} {label.replace(chr(31), '/')!r} came after harmony was "
+            f"recipe {fitted.typed!r}: {step.parameters['by']} {'/'.join(batch)!r} came after harmony was "
             "fitted, and its correction was made of its wells together and not kept: fit it anew with --refit, or "
             "search with a recipe without harmony"
         )

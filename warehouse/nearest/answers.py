@@ -23,8 +23,8 @@ from warehouse.search.vectors import Rows, Vectors, cosines, unit_rows
 _ANSWER = ("treatment", "compound", "concentration", "unit", "control_type", "well_count", "batch_count")
 #: Rows whose labels are read all at once, for the answers that come; of more, those of an answer alone.
 _LABELLED = 5_000_000
-#: Wells of a treatment whose cosines with a neighbour are looked at.
-_REPLICATES = 24
+#: Wells of a treatment whose cosines with a neighbour are looked at, and neighbours that this is done for at once.
+_REPLICATES, _AT_ONCE = 24, 1024
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,15 @@ class Known:
     def null(self) -> Vectors:
         """Profiles of negative controls, (c, d) of length 1."""
         if self._level in STORED:
-            found = controls.control_rows(self._lake, self.rows, self._level, self._index.alive)
-            return self._index.vectors(found)
+            return self._index.vectors(self._drawn)
         return unit_rows(self._above, str, "control profile") if len(self._above) else self._above
+
+    @cached_property
+    def _drawn(self) -> Rows:
+        """Rows that are the null; none above wells, where no row is among the profiles that are."""
+        if self._level not in STORED:
+            return np.empty(0, np.int64)
+        return controls.control_rows(self._lake, self.rows, self._level, self._index.alive)
 
     def enrichment(self, hits: Rows, allowed: Mask, kinds: Sequence[str] | None) -> pl.DataFrame:
         """Ask which labels a list is rich in: see `statistics.enrichment`.
@@ -116,13 +122,13 @@ class Known:
         known = self._labelled(rows)
         if "well_count" not in known.columns:
             known = self._with_replicates(known, rows)
+        first = np.flatnonzero(np.diff(of, prepend=-1))
+        ends = np.append(first, len(of))[1:]
+        starts = np.repeat(first, ends - first)
         p_values = np.full(len(rows), np.nan)
-        for query in np.unique(of):
-            mine = of == query
-            null = self._controls(queries[query])
-            p_values[mine] = statistics.empirical_p(similarities[mine], null, opposite)
-        first = np.concatenate([[0], np.flatnonzero(np.diff(of)) + 1]) if len(of) else np.empty(0, np.intp)
-        starts = np.repeat(first, np.diff(np.append(first, len(of)))) if len(of) else first
+        for begin, end in zip(first, ends, strict=True):
+            null = self._controls(queries[of[begin]])
+            p_values[begin:end] = statistics.empirical_p(similarities[begin:end], null, opposite)
         ids = IDS[self._level]
         columns = [*ids, *(name for name in _ANSWER if name not in ids), "replicate_cosine", *KINDS]
         return known.select(
@@ -140,12 +146,14 @@ class Known:
         return labelled(self._lake, self.rows[rows])
 
     def _controls(self, query: Query) -> Vectors:
-        """Compare a query with the control profiles, but for one that it is itself."""
+        """Compare a query with the control profiles, but for those that it is, or is made of."""
         if len(self.null) == 0:
             return np.empty(0, np.float32)
+        others = np.arange(len(self.null))
+        if len(self._drawn):
+            others = others[~np.isin(self._drawn, query.rows)]
         vector = unit_rows(query.vector[None, :], str, "query")
-        others = self.null[(self.null != vector).any(axis=1)]
-        found: Vectors = cosines(others, np.arange(len(others))[None, :], vector)[0]
+        found: Vectors = cosines(self.null, others[None, :], vector)[0]
         return found
 
     def _with_replicates(self, known: pl.DataFrame, rows: Rows) -> pl.DataFrame:
@@ -160,14 +168,32 @@ class Known:
         known = known.join(wells, on="treatment", how="left", maintain_order="left")
         if self._level != "well":
             return known
-        same = same.sort(*IDS["well"])
-        of = {name: group["row"].to_numpy() for (name,), group in same.group_by("treatment")}
-        middle: list[float | None] = []
-        for row, treatment in zip(rows.tolist(), known["treatment"], strict=True):
-            others = of.get(treatment, np.empty(0, np.int64))
-            others = others[others != row][:_REPLICATES]
-            near = cosines(
-                self._index.vectors(others), np.arange(len(others))[None, :], self._index.vectors([row])
-            )
-            middle.append(float(np.median(near)) if len(others) else None)
-        return known.with_columns(pl.Series("replicate_cosine", middle, dtype=pl.Float64))
+        # A well may be among the first of its treatment: one more is kept, and the last or the well itself dropped.
+        first = same.sort(*IDS["well"]).group_by("treatment").agg(pl.col("row").head(_REPLICATES + 1))
+        asked, back = np.unique(rows, return_inverse=True)
+        lists = self.rows[asked].select("treatment").join(
+            first, on="treatment", how="left", maintain_order="left"
+        )["row"]  # fmt: skip
+        places = np.arange(_REPLICATES + 1)
+        others = np.full((len(asked), len(places)), -1, dtype=np.int64)
+        others[places < lists.list.len().fill_null(0).to_numpy()[:, None]] = (
+            lists.explode().drop_nulls().to_numpy()
+        )
+        order = np.argsort(others == asked[:, None], axis=1, kind="stable")[:, :_REPLICATES]
+        others = np.take_along_axis(others, order, axis=1)
+        middle = np.empty(len(asked), np.float64)
+        for begin in range(0, len(asked), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            middle[part] = self._middle(asked[part], others[part])
+        return known.with_columns(pl.Series("replicate_cosine", middle[back]).fill_nan(None))
+
+    def _middle(self, rows: Rows, others: Rows) -> Vectors:
+        """Median cosine of each row with others of its own, (n, c) and -1 where there are fewer; NaN of none."""
+        read, at = np.unique(np.maximum(others, 0), return_inverse=True)
+        near = cosines(self._index.vectors(read), at.reshape(others.shape), self._index.vectors(rows))
+        near[others < 0] = np.inf
+        near.sort(axis=1)
+        count = (others >= 0).sum(axis=1)
+        row = np.arange(len(rows))
+        middle: Vectors = (near[row, np.maximum(count - 1, 0) // 2] + near[row, count // 2]) / 2
+        return np.where(count > 0, middle, np.float32(np.nan))

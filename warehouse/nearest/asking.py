@@ -97,7 +97,7 @@ def read_vector(text: str) -> np.ndarray:
     except OSError as error:
         message = f"--vector {shown}: cannot be read: {error.strerror or error}; name a .npy or .json file, or a list"
         raise SearchError(message) from error
-    except (ValueError, TypeError, EOFError) as error:
+    except (ValueError, TypeError, EOFError, OverflowError, RecursionError) as error:
         message = (
             f"--vector {shown}: is no list of numbers ({error}): give a .npy or .json file, or [0.1, 0.2, …]"
         )

@@ -57,7 +57,13 @@ COLUMNS = {
     "nearest": {"rank": "BIGINT", **_SCORE, **_IDS, **_DESCRIPTION, **_LABELS},
     "neighbours": {**_IDS, "rank": "BIGINT", "similarity": "FLOAT", **_OF_NEIGHBOUR},
     "similar_pairs": {**_IDS, "similarity": "FLOAT", **_OF_NEIGHBOUR},
-    "novelty": {**_IDS, **_OF_NEIGHBOUR, **_LABELS, **_SCORE, "q_value": "DOUBLE"},
+    "novelty": {
+        **_IDS,
+        **_OF_NEIGHBOUR,
+        **{f"neighbour_{name}": kind for name, kind in _LABELS.items()},
+        **_SCORE,
+        "q_value": "DOUBLE",
+    },
 }
 #: Settings that all functions take, in this order, and the moment of the statement, by which its calls are told from
 #: those of another.

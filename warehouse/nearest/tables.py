@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 
-#: Queries that are searched at once.
-_QUERIES = 4096
+#: Queries that are searched at once, and neighbours that they are given in all.
+_QUERIES, _NEIGHBOURS = 4096, 1 << 22
 #: Pairs that a table may hold; more are no answer to anybody.
 MOST_PAIRS = 5_000_000
 
@@ -40,16 +40,16 @@ def graph(searcher: Searcher, k: int = 20, filters: Filters | None = None) -> pl
         The ids of each row, rank, similarity (cosine), and the ids of the neighbour as neighbour_…, by row, then rank.
 
     Raises:
-        SearchError: k is below 1.
+        SearchError: k is no whole number from 1 up.
     """
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         message = f"k is {k}: ask for at least one neighbour"
         raise SearchError(message)
     filters = filters or Filters()
     allowed = searcher.allowed(filters)
     rows = np.flatnonzero(searcher.index.alive if allowed is None else searcher.index.alive & allowed)
     parts = [_edges(searcher, [], [], [])]
-    for of, found, near in _nearest_of(searcher, rows, k, filters, allowed):
+    for of, found, near in _nearest_of(searcher, rows, min(k, len(searcher.index)), filters, allowed):
         parts.append(_edges(searcher, of, found, near))
     return pl.concat(parts).sort(*IDS[searcher.level], "rank")
 
@@ -117,8 +117,9 @@ def novelty(searcher: Searcher, kind: str = "moa") -> pl.DataFrame:
         kind: of label.
 
     Returns:
-        One row for each such row, most novel first: its ids, the nearest annotated row as neighbour_…, its labels of
-        the kind, similarity (cosine), p_value (share of annotated rows that are as far), q_value.
+        One row for each such row, most novel first: its ids, the nearest annotated row as neighbour_…, with its
+        labels of the kind as neighbour_moa, say, similarity (cosine), p_value (share of annotated rows that are as
+        far), q_value.
 
     Raises:
         UnknownNameError: no such kind of label.
@@ -153,7 +154,7 @@ def novelty(searcher: Searcher, kind: str = "moa") -> pl.DataFrame:
     made = pl.concat(
         [_ids(searcher, asked[there]), _ids(searcher, found[there], "neighbour_")], how="horizontal"
     ).with_columns(
-        rows[found[there]][kind],
+        rows[found[there]][kind].alias(f"neighbour_{kind}"),
         pl.Series("similarity", near[there], dtype=pl.Float32),
         pl.Series("p_value", p_values[there], dtype=pl.Float64),
         pl.Series("q_value", q_values[there], dtype=pl.Float64),
@@ -165,8 +166,9 @@ def _nearest_of(
     searcher: Searcher, rows: Rows, k: int, filters: Filters, allowed: NDArray[np.bool_] | None
 ) -> Iterator[tuple[Rows, Rows, NDArray[np.float32]]]:
     """Search with rows of the level, many at once: of which row, the row found, how similar; by row and rank."""
-    for begin in range(0, len(rows), _QUERIES):
-        block = rows[begin : begin + _QUERIES]
+    step = max(1, min(_QUERIES, _NEIGHBOURS // k))
+    for begin in range(0, len(rows), step):
+        block = rows[begin : begin + step]
         queries = searcher.queries_of(block)
         left_out = [searcher.sharing().left_out(query, filters, is_strict=False) for query in queries]
         found = searcher.index.search(searcher.index.vectors(block), k, allowed, left_out)

@@ -128,9 +128,7 @@ class Harmony(Step):
         """Return later plates, each well less its batch's correction in the clusters that it is in."""
         self._refuse_zero(X, wells)
         labels = self._labels(wells)
-        known = (
-            {name: number for number, name in enumerate(_as_text(fit["batches"]))} if "batches" in fit else {}
-        )
+        known = {_SEPARATOR.join(parts): number for number, parts in enumerate(known_batches(fit))}
         count, d = fit["centroids"].shape
         near = _unit(X) @ fit["centroids"].T * (2 / self.sigma)
         shares = np.exp(near - near.max(axis=1, keepdims=True))
@@ -158,6 +156,11 @@ class Harmony(Step):
                 f"profile of zeros ({len(empty)} well(s) in all), which has no direction: leave it out"
             )
             raise RecipeError(message)
+
+
+def known_batches(fit: Fit) -> list[tuple[str, ...]]:
+    """Tell which batches a fit has corrections of, in their order: each by its `KEYS`; none with ``by=plate``."""
+    return [tuple(name.split(_SEPARATOR)) for name in _as_text(fit["batches"])] if "batches" in fit else []
 
 
 def _run_harmony(*arguments: object, **settings: object) -> Any:
