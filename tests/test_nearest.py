@@ -107,7 +107,8 @@ def test_an_answer_carries_what_is_known_of_a_neighbour(still):
     assert row.pop("p_value") == pytest.approx(1 / 3)
     assert row == {
         "rank": 2, "treatment": "b@1uM", "compound": "b", "concentration": 1.0, "unit": "uM", "control_type": "none",
-        "well_count": 1, "batch_count": 1, "replicate_cosine": None, "moa": ["A"], "target": None, "pathway": None, "gene_family": None,
+        "well_count": 1, "batch_count": 1,
+        "replicate_cosine": None, "moa": ["A"], "target": None, "pathway": None, "gene_family": None,
     }  # fmt: skip
 
 
