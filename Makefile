@@ -29,7 +29,7 @@ demo: install ## Make a synthetic screen and take it from pixels to nearest trea
 	$(BIN)/python -m cli demo $(DEMO)
 
 # Two workers with one thread each: threads of two workers that wait for each other on two cores cost more than they do.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install ## Run all tests.
 	$(PYTEST) --durations=10

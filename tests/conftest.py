@@ -16,3 +16,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}: set WELLHOUSE_TEST_DATA to run this test")
     return folder
+
+
+#: Files that take minutes: begun last, one worker would be busy with them while the other had nothing left to do.
+LONG_FILES = ("test_docs.py", "test_night_kills.py", "test_export.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest (with `--no-loadscope-reorder`); the order is as it is otherwise."""
+    items.sort(
+        key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES)
+    )

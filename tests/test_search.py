@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from warehouse.errors import SearchError, UnknownNameError
 from warehouse.search import Index, faiss_build, structures
+from warehouse.search import index as index_of_search
 from warehouse.search.gpu import FlatOnGpu
 
 
@@ -377,3 +378,19 @@ def test_few_rows_can_have_any_structure():
     for kind in structures.KINDS[1:]:
         made = structures.build(Index.of(np.eye(6) + 0.1, list("abcdef")).vectors(range(6)), kind, 0.99)
         assert made.settings.recall == 1
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("values", [3, 10_000])
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.001])
+def test_at_least_k_products_reach_the_bar(k, values, share):
+    rng = np.random.default_rng(k)
+    products = (rng.integers(0, values, 20_000) / values).astype(np.float32)
+    products[rng.random(20_000) >= share] = -np.inf
+    products[5000:9000] = -np.inf
+    bar = index_of_search._bar(products, k)
+    there = int((products > -np.inf).sum())
+    assert (products >= bar).sum() >= min(k, there)
+    assert bar <= np.sort(products)[-k]
+    if values > k:
+        assert (products[products > -np.inf] >= bar).sum() <= 4 * k + 64

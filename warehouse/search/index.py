@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from warehouse.errors import SearchError
 from warehouse.search import faiss_build
 from warehouse.search.groups import MANY, Excluded, Group, among, dropped, groups, places, slices
+from warehouse.search.keys import name_of, refuse_twice
 from warehouse.search.structures import Structure
 from warehouse.search.vectors import Rows, Vectors, cosines, slack, unit_rows
 
@@ -25,6 +26,8 @@ _SELECTIVE = 0.1
 #: Candidates beyond k whose cosines are computed in double.
 _MARGIN = 16
 _BYTES = 64 << 20
+#: Products of which the best is looked at, and the least that a product of unit vectors can be.
+_PARTS, _LOWEST = 64, -2.0
 #: Candidates of each query from which on it is answered alone.
 _MOST_MIXED = 512
 
@@ -259,10 +262,7 @@ class Index:
         if len(left_out):
             at = left_out if rows is None else places(rows, left_out)
             products[at] = -np.inf
-        there = len(products) - k
-        # Where fewer than k are left, the k-th is -inf and so is the bar.
-        bar = -np.inf if there <= 0 else np.partition(products, there)[there]
-        near = np.flatnonzero((products >= bar - 2 * slack(self.dim)) & (products > -np.inf))
+        near = np.flatnonzero(products >= max(_bar(products, k) - 2 * slack(self.dim), _LOWEST))
         chosen = near if rows is None else rows[near]
         self._rank(unit, np.array([query]), chosen[None, :], k, found)
 
@@ -376,23 +376,14 @@ class Index:
         return np.concatenate([ordered, rows[there:]])
 
 
-def refuse_twice(keys: pl.DataFrame) -> None:
-    """Refuse keys that come twice: a tie between them would have no order, and a name two meanings.
-
-    Raises:
-        SearchError: the key and its first two rows.
-    """
-    doubled = keys.is_duplicated()
-    if doubled.any():
-        rows = doubled.arg_true().to_list()
-        first = keys.row(rows[0])
-        second = next(row for row in rows[1:] if keys.row(row) == first)
-        message = (
-            f"id {name_of(keys, rows[0])!r} names rows {rows[0]} and {second}: an index needs each id once"
-        )
-        raise SearchError(message)
-
-
-def name_of(keys: pl.DataFrame, row: int) -> str:
-    """Name a row for people: its keys joined by `/`."""
-    return "/".join(map(str, keys.row(row)))
+def _bar(products: Vectors, k: int) -> float:
+    """Return a product that at least k reach, and not many more; -inf where there are not so many."""
+    n = len(products)
+    parts = n // _PARTS
+    if parts >= 4 * k:
+        # The k-th best of the best of each part: to find these is one pass, to order all of them many.
+        best = products[: parts * _PARTS].reshape(_PARTS, parts).max(axis=0)
+        bar = float(np.partition(best, parts - k)[parts - k])
+        if np.count_nonzero(products >= bar) <= 4 * k + _PARTS:
+            return bar
+    return float(np.partition(products, n - k)[n - k]) if n > k else -np.inf

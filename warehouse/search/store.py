@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from warehouse import turns
 from warehouse.errors import SearchError
-from warehouse.search.index import name_of, refuse_twice
+from warehouse.search.keys import name_of, refuse_twice
 from warehouse.search.structures import Settings, Structure, described
 from warehouse.search.vectors import Rows, Vectors, unit_rows
 
