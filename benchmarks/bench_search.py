@@ -188,7 +188,7 @@ def against_duckdb(unit: np.ndarray) -> Row:
         same = [row for (row,) in connection.execute(query, [unit[7].tolist(), K]).fetchall()]
     assert same == index.search(unit[[7]], K).rows[0].tolist()
     return Row(
-        f"nearest {K} of {N:,} × {DIM}, flat search against SQL",
+        f"nearest {K} of {N:,} × {DIM}, flat search against SQL, both in memory",
         _shown(ours),
         f"DuckDB's list_cosine_similarity, ORDER BY … LIMIT {K}: {_shown(theirs)}",
         theirs / ours,
@@ -214,10 +214,10 @@ def on_a_lake(path: Path, plates: int) -> list[Row]:
             "< 40 ms",
         ),
         Row(
-            f"nearest {K} of the same treatments, a searcher against SQL over the lake",
-            _shown(found["seconds"]),
-            f"list_cosine_similarity over bench.treatments, ORDER BY … LIMIT {K}: {_shown(found['sql'])}",
-            found["sql"] / found["seconds"],
+            f"nearest {K} of the lake's {found['wells']:,.0f} wells × {DIM}, flat search against SQL over the table",
+            _shown(found["search_wells"]),
+            f"list_cosine_similarity over bench.wells, ORDER BY … LIMIT {K}: {_shown(found['sql'])}",
+            found["sql"] / found["search_wells"],
             "≥ 10",
         ),
     ]
@@ -257,14 +257,18 @@ def ask(path: str) -> dict[str, float]:
         whole = median(_time(lambda: searcher.nearest(query, K, filters)) for query in queries)  # noqa: B023
         index = searcher.index
         alone = median(_time(lambda: index.search(query.vector[None, :], K)) for query in queries)  # noqa: B023
-        query = (
-            "SELECT treatment FROM bench.treatments "
-            "ORDER BY list_cosine_similarity(embedding, ?::FLOAT[]) DESC, treatment LIMIT ?"
-        )
-        vector = queries[0].vector.tolist()
-        sql = seconds(lambda: lake.connection.execute(query, [vector, K]).fetchall(), 3)
-        rows = float(len(searcher.rows))
-        return {"seconds": whole, "search": alone, "open": opened, "sql": sql, "rows": rows}
+        wells = Searcher(lake, "bench", level="well").index
+        text = "SELECT plate, well FROM bench.wells ORDER BY list_cosine_similarity(embedding, ?::FLOAT[]) DESC LIMIT ?"
+        vector = queries[0].vector
+        return {
+            "seconds": whole,
+            "search": alone,
+            "open": opened,
+            "rows": float(len(searcher.rows)),
+            "wells": float(len(wells)),
+            "search_wells": seconds(lambda: wells.search(vector[None, :], K), SINGLE),
+            "sql": seconds(lambda: lake.connection.execute(text, [vector.tolist(), K]).fetchall(), 5),
+        }
 
 
 def _feature_set() -> FeatureSet:
@@ -320,14 +324,8 @@ def measure_build(path: str, plates: str) -> dict[str, float]:
         added = _time(lambda: build(lake, "bench", level="well"))
         reader = lake.connection.execute("SELECT embedding FROM bench.wells").to_arrow_reader(10_000)
         read = _time(lambda: sum(batch.num_rows for batch in reader))
-    return {
-        "seconds": took,
-        "mib": mib,
-        "before": before,
-        "added": added,
-        "read": read,
-        "rows": float(report.vectors),
-    }
+    rows = float(report.vectors)
+    return {"seconds": took, "mib": mib, "before": before, "added": added, "read": read, "rows": rows}
 
 
 def cells() -> Row:
