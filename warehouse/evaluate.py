@@ -16,10 +16,8 @@ from warehouse.errors import EvaluationError
 from warehouse.lake import Lake, now
 from warehouse.metrics import Metric, Score
 from warehouse.names import unknown
-from warehouse.profiles import Profiles
+from warehouse.profiles import LABEL_KINDS, Profiles
 from warehouse.runs import Run
-
-LABEL_KINDS = ("moa", "target", "pathway", "gene_family")
 
 
 @dataclass(frozen=True)

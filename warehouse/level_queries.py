@@ -12,11 +12,11 @@ from warehouse import resources
 from warehouse.errors import ProfileError
 from warehouse.feature_sets import FeatureSet, view_texts
 from warehouse.names import unknown
-from warehouse.profiles import IDS, LEVELS, FittedRecipe, predicate
+from warehouse.profiles import IDS, LABEL_KINDS, LEVELS, FittedRecipe, predicate
 from warehouse.sqltext import UNCORRECTED, elementwise, expand, relation
 
 #: Columns that a predicate may name beside those of well_profiles: labels, and what quality control found.
-LABELS = ("moa", "target", "pathway", "gene_family")
+LABELS = LABEL_KINDS
 FLAGS = ("is_flagged", "flags")
 
 #: Σ n·x / Σ n of one element {x} over the rows that have it, {n} being the cells of a row. No FILTER: DuckDB holds a

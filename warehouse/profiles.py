@@ -38,6 +38,8 @@ IDS = {
     "source": ("treatment", "source"),
     "consensus": ("treatment",),
 }
+#: Kinds of label that a treatment can have; columns of the levels that have labels.
+LABEL_KINDS = ("moa", "target", "pathway", "gene_family")
 #: Levels that have a second view, `<view>_checked`, with passing_share.
 CHECKED = ("treatment", "compound", "batch", "source", "consensus")
 #: A column of the levels above wells that costs a pass over their embeddings, and that nobody here reads.

@@ -12,10 +12,10 @@ from warehouse.lake import Lake
 from warehouse.names import unknown
 from warehouse.nearest import controls, statistics
 from warehouse.nearest.filters import Query
-from warehouse.nearest.labels import KINDS, labelled
+from warehouse.nearest.labels import labelled
 from warehouse.nearest.level_rows import STORED
 from warehouse.nearest.statistics import LabelIndex
-from warehouse.profiles import IDS
+from warehouse.profiles import IDS, LABEL_KINDS
 from warehouse.search import Index, Mask
 from warehouse.search.vectors import Rows, Vectors, cosines, unit_rows
 
@@ -101,10 +101,10 @@ class Known:
             UnknownNameError: no such kind of label.
         """
         if kinds is None:
-            kinds = KINDS if len(self.rows) <= _LABELLED else ()
+            kinds = LABEL_KINDS if len(self.rows) <= _LABELLED else ()
         for kind in kinds:
-            if kind not in KINDS:
-                raise unknown(kind, "kind of label", KINDS)
+            if kind not in LABEL_KINDS:
+                raise unknown(kind, "kind of label", LABEL_KINDS)
             if kind not in self._label_indexes:
                 self._label_indexes[kind] = LabelIndex.of(self.labelled_rows[kind], kind)
         tables = [statistics.enrichment(self._label_indexes[kind], hits, allowed) for kind in kinds]
@@ -130,7 +130,7 @@ class Known:
             null = self._controls(queries[of[begin]])
             p_values[begin:end] = statistics.empirical_p(similarities[begin:end], null, opposite)
         ids = IDS[self._level]
-        columns = [*ids, *(name for name in _ANSWER if name not in ids), "replicate_cosine", *KINDS]
+        columns = [*ids, *(name for name in _ANSWER if name not in ids), "replicate_cosine", *LABEL_KINDS]
         return known.select(
             pl.Series("query", [queries[i].name for i in of], dtype=pl.String),
             pl.Series("rank", np.arange(len(of)) - starts + 1, dtype=pl.Int64),

@@ -147,6 +147,17 @@ class Sharing:
         return arrays
 
 
+def check_k(k: int) -> None:
+    """Refuse a number of neighbours below 1.
+
+    Raises:
+        SearchError: with the number.
+    """
+    if not isinstance(k, int) or k < 1:
+        message = f"k is {k}: ask for at least one neighbour"
+        raise SearchError(message)
+
+
 def meeting(lake: Lake, rows: pl.DataFrame, where: str) -> Mask:
     """Tell which rows meet a predicate.
 

@@ -6,8 +6,6 @@ import polars as pl
 from warehouse.lake import Lake
 from warehouse.sqltext import expand
 
-#: Kinds of label, in the order of the views.
-KINDS = ("moa", "target", "pathway", "gene_family")
 _TREATMENTS = ("compound", "concentration", "unit")
 
 #: Labels hold for a compound, or for one concentration of it: `sql/parts/labels.sql` says how.

@@ -19,14 +19,13 @@ from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake
 from warehouse.levels import ahead
 from warehouse.names import unknown
-from warehouse.profiles import IDS, LEVELS, FittedRecipe
+from warehouse.profiles import IDS, LABEL_KINDS, LEVELS, FittedRecipe
 from warehouse.sqltext import identifier, relation
 
 Plate = tuple[str, str, str]
 
 #: Levels whose rows are in a table, plate by plate; the others are made by views, of all wells at once.
 STORED = {"cell": "cells", "field": "fields", "well": "wells"}
-_LABELS = ("moa", "target", "pathway", "gene_family")
 #: What the layout says of a well, in the columns that `well_profiles` has.
 _LAYOUT = ("treatment", "compound", "concentration", "unit", "control_type")
 #: Columns of the views that those of an older snapshot lack; they are NULL there.
@@ -100,7 +99,7 @@ def batches(
     for rows, matrix in found:
         is_empty = False
         if level not in ("cell", "field"):
-            _refuse_missing(rows, matrix, level, fitted)
+            refuse_missing(rows, matrix, level, fitted)
         yield rows, matrix
     if is_empty and plates is None:
         raise SearchError(_nothing(target, level))
@@ -225,7 +224,7 @@ def _of_view(
     view = relation(target.name, LEVELS[level], fitted.name)
     d = len(fitted.feature_names)
     there = [row[0] for row in lake.connection.execute(f"DESCRIBE {view}").fetchall()]
-    columns = [identifier(name) for name in there if name not in (*_LABELS, *_LATER, "embedding")]
+    columns = [identifier(name) for name in there if name not in (*LABEL_KINDS, *_LATER, "embedding")]
     columns += [name if name in there else missing for name, missing in _LATER.items()]
     yield from parts(
         lake,
@@ -252,7 +251,18 @@ def parts(
             yield apart(ids), values.reshape(len(batch), dim)
 
 
-def _refuse_missing(rows: pl.DataFrame, matrix: np.ndarray, level: str, fitted: FittedRecipe) -> None:
+def refuse_missing(rows: pl.DataFrame, matrix: np.ndarray, level: str, fitted: FittedRecipe) -> None:
+    """Refuse rows that miss an element: over fewer features another similarity would come out.
+
+    Args:
+        rows: n rows with the ids of the level.
+        matrix: (n, d); NaN is missing.
+        level: of `profiles.LEVELS`.
+        fitted: the recipe that they are under.
+
+    Raises:
+        SearchError: the first row and feature, and what to do.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isnan(matrix.sum()):  # several times faster than to look at each element
             return

@@ -15,12 +15,11 @@ from warehouse.lake import Lake
 from warehouse.names import unknown
 from warehouse.nearest import indexes, tables
 from warehouse.nearest.answers import Answer, Known
-from warehouse.nearest.filters import Filters, Query, Sharing, meeting
-from warehouse.nearest.labels import KINDS
-from warehouse.nearest.level_rows import STORED
-from warehouse.profiles import IDS, Profiles
+from warehouse.nearest.filters import Filters, Query, Sharing, check_k, meeting
+from warehouse.nearest.level_rows import STORED, refuse_missing
+from warehouse.profiles import IDS, LABEL_KINDS, Profiles
 from warehouse.search import Found, Mask
-from warehouse.search.vectors import unit_rows
+from warehouse.search.vectors import Rows, unit_rows
 from warehouse.sqltext import literal
 
 #: Columns that are read of the profiles, and not of what is searched.
@@ -36,6 +35,7 @@ class Searcher:
         level: of `profiles.LEVELS`.
         rows: metadata of the level, row i being row i of `index`; labels are in `labelled_rows`.
         index: the vectors.
+        sharing: which rows have a compound, a batch, a plate or a position.
         note: what to tell of how it is searched (no index yet, say), or None.
     """
 
@@ -69,7 +69,7 @@ class Searcher:
             self._fitted_at = indexes.fitted_at(lake, self.feature_set, self.recipe)
         self.index, self.rows, null, self.note = found
         self._known = Known(lake, level, self.index, self.rows, null)
-        self._sharing = Sharing(self.rows)
+        self.sharing = Sharing(self.rows)
         self._where: tuple[str, Mask] | None = None
 
     @property
@@ -199,13 +199,7 @@ class Searcher:
             SearchError: k is below 1, or a filter does not apply to this query.
             ProfileError: the predicate is none.
         """
-        filters = filters or Filters()
-        check_k(k)
-        allowed = self.allowed(filters)
-        left_out = self._sharing.left_out(query, filters)
-        sign = -1.0 if opposite else 1.0
-        found = self.index.search(sign * query.vector[None, :], min(k, len(self.index)), allowed, [left_out])
-        found = Found(sign * found.similarities, found.rows)
+        found, allowed, (left_out,) = self._found([query], k, filters, opposite)
         mask = self.index.alive if allowed is None else self.index.alive & allowed
         if left_out:
             mask = mask.copy()
@@ -231,19 +225,25 @@ class Searcher:
         Raises:
             SearchError: as `nearest`.
         """
-        filters = filters or Filters()
+        found, _, _ = self._found(queries, k, filters, opposite)
+        of, at = np.nonzero(found.rows >= 0)
+        return self._known.described(of, found.rows[of, at], found.similarities[of, at], queries, opposite)
+
+    def _found(
+        self, queries: Sequence[Query], k: int, filters: Filters | None, opposite: bool
+    ) -> tuple[Found, Mask | None, list[list[Rows]]]:
+        """Search; and say which rows meet the predicate, and which each query was not to have."""
         check_k(k)
         if not queries:
             message = "no query was given: name one or more"
             raise SearchError(message)
-        left_out = [self._sharing.left_out(query, filters) for query in queries]
+        filters = filters or Filters()
+        allowed = self.allowed(filters)
+        left_out = [self.sharing.left_out(query, filters) for query in queries]
         sign = -1.0 if opposite else 1.0
         vectors = sign * np.stack([query.vector for query in queries])
-        found = self.index.search(vectors, min(k, len(self.index)), self.allowed(filters), left_out)
-        of, at = np.nonzero(found.rows >= 0)
-        return self._known.described(
-            of, found.rows[of, at], sign * found.similarities[of, at], queries, opposite
-        )
+        found = self.index.search(vectors, min(k, len(self.index)), allowed, left_out)
+        return Found(sign * found.similarities, found.rows), allowed, left_out
 
     def allowed(self, filters: Filters) -> Mask | None:
         """Tell which rows meet the predicate of filters, (n,) booleans; None where there is no predicate."""
@@ -266,10 +266,6 @@ class Searcher:
         """Ask which rows are unlike anything annotated: see `tables.novelty`."""
         return tables.novelty(self, kind)
 
-    def sharing(self) -> Sharing:
-        """Return which rows share a compound, a batch, a plate or a position."""
-        return self._sharing
-
     def queries_of(self, rows: NDArray[np.integer]) -> list[Query]:
         """Make a query of each of these rows of the index."""
         return [self._of_row(int(row)) for row in rows]
@@ -282,7 +278,7 @@ class Searcher:
     def _meeting(self, where: str) -> Mask:
         said = where.lower()
         if not any(name in said for name in _OF_THE_LAKE):
-            rows = self.labelled_rows if any(kind in said for kind in KINDS) else self.rows
+            rows = self.labelled_rows if any(kind in said for kind in LABEL_KINDS) else self.rows
             return meeting(self._lake, rows, where)
         # These are not among what is searched: the lake is asked.
         ids = list(IDS[self.level])
@@ -321,14 +317,7 @@ class Searcher:
             )
 
     def _of_wells(self, table: Profiles, name: str) -> Query:
-        missing = np.isnan(table.matrix)
-        if missing.any():
-            row, feature = np.argwhere(missing)[0]
-            message = (
-                f"well {table.names()[row]!r} has no value for feature {table.feature_names[feature]!r}: "
-                "correct the feature set with a recipe that deals with missing values"
-            )
-            raise SearchError(message)
+        refuse_missing(table.rows, table.matrix, "well", self.recipe)
         operator = feature_sets.operators(self._lake.connection, self.feature_set.name)["treatment_operator"]
         _, made = aggregate(np.zeros(len(table.matrix), dtype=np.int64), table.matrix, operator)
         unit_rows(made, lambda _: name, "query")
@@ -361,14 +350,3 @@ class Searcher:
                 f"candidates came from an index of kind {kind}, which finds {recall:.1%} of the nearest 20"
             )
         return tuple(notes)
-
-
-def check_k(k: int) -> None:
-    """Refuse a number of neighbours below 1.
-
-    Raises:
-        SearchError: with the number.
-    """
-    if not isinstance(k, int) or k < 1:
-        message = f"k is {k}: ask for at least one neighbour"
-        raise SearchError(message)

@@ -26,6 +26,7 @@ from warehouse.errors import SearchError
 from warehouse.lake import Lake
 from warehouse.nearest.filters import Filters, Query
 from warehouse.nearest.searcher import Searcher
+from warehouse.profiles import LABEL_KINDS
 from warehouse.sqltext import statements
 
 _TYPES = {
@@ -42,7 +43,7 @@ _IDS = dict.fromkeys(
     ("treatment", "compound", "source", "batch", "plate", "well", "field", "cell"), "VARCHAR"
 )
 _SCORE = {"similarity": "FLOAT", "p_value": "DOUBLE"}
-_LABELS = dict.fromkeys(("moa", "target", "pathway", "gene_family"), "VARCHAR[]")
+_LABELS = dict.fromkeys(LABEL_KINDS, "VARCHAR[]")
 _DESCRIPTION = {
     "concentration": "DOUBLE",
     "unit": "VARCHAR",

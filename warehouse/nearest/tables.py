@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from warehouse.errors import SearchError
 from warehouse.names import unknown
 from warehouse.nearest import statistics
-from warehouse.nearest.filters import Filters, Sharing
-from warehouse.nearest.labels import KINDS
-from warehouse.profiles import IDS
+from warehouse.nearest.filters import Filters, Sharing, check_k
+from warehouse.profiles import IDS, LABEL_KINDS
 from warehouse.search.vectors import cosines, slack
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ def graph(searcher: Searcher, k: int = 20, filters: Filters | None = None) -> pl
     Raises:
         SearchError: k is no whole number from 1 up.
     """
-    if not isinstance(k, int) or k < 1:
-        message = f"k is {k}: ask for at least one neighbour"
-        raise SearchError(message)
+    check_k(k)
     filters = filters or Filters()
     allowed = searcher.allowed(filters)
     rows = np.flatnonzero(searcher.index.alive if allowed is None else searcher.index.alive & allowed)
@@ -78,7 +75,7 @@ def pairs(searcher: Searcher, threshold: float, filters: Filters | None = None) 
     rows = np.flatnonzero(index.alive if allowed is None else index.alive & allowed)
     order = searcher.rows[rows].with_row_index("__at").sort(*ids)["__at"].to_numpy()
     rows = rows[order]
-    shares = [_Shared(searcher.sharing(), kind, rows) for kind in filters.shared]
+    shares = [_Shared(searcher.sharing, kind, rows) for kind in filters.shared]
     first: list[Rows] = []
     second: list[Rows] = []
     near: list[NDArray[np.float32]] = []
@@ -128,8 +125,8 @@ def novelty(searcher: Searcher, kind: str = "moa") -> pl.DataFrame:
     Source:
         After Bray et al. 2022: treatments different from every annotated mechanism.
     """
-    if kind not in KINDS:
-        raise unknown(kind, "kind of label", KINDS)
+    if kind not in LABEL_KINDS:
+        raise unknown(kind, "kind of label", LABEL_KINDS)
     rows, alive = searcher.labelled_rows, searcher.index.alive
     is_annotated = rows[kind].is_not_null().to_numpy() & alive
     if rows.filter(pl.Series(is_annotated, dtype=pl.Boolean))["compound"].n_unique() < 2:
@@ -170,7 +167,7 @@ def _nearest_of(
     for begin in range(0, len(rows), step):
         block = rows[begin : begin + step]
         queries = searcher.queries_of(block)
-        left_out = [searcher.sharing().left_out(query, filters, is_strict=False) for query in queries]
+        left_out = [searcher.sharing.left_out(query, filters, is_strict=False) for query in queries]
         found = searcher.index.search(searcher.index.vectors(block), k, allowed, left_out)
         of, at = np.nonzero(found.rows >= 0)
         yield block[of], found.rows[of, at], found.similarities[of, at]

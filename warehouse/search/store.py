@@ -22,7 +22,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -34,7 +34,7 @@ import pyarrow as pa
 from warehouse import turns
 from warehouse.errors import SearchError
 from warehouse.search.keys import name_of, refuse_twice
-from warehouse.search.structures import Settings, Structure, described
+from warehouse.search.structures import Settings, Structure
 from warehouse.search.vectors import Rows, Vectors, unit_rows
 
 FORMAT = 2
@@ -240,7 +240,7 @@ class Writer:
         asked = former["structure"]
         if structure is not None:
             _durable(self._folder / _STRUCTURE, structure.save)
-            asked = {"settings": described(structure.settings), "width": structure.width}
+            asked = {"settings": asdict(structure.settings), "width": structure.width}
         self._file.flush()
         os.fsync(self._file.fileno())
         size = os.fstat(self._file.fileno()).st_size

@@ -8,7 +8,7 @@ Sources: Malkov & Yashunin 2020 (HNSW); Jégou et al. 2011 (IVF-PQ); Douze et al
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ def build(vectors: Vectors, kind: str, recall: float) -> Structure:
         chosen = np.sort(np.random.default_rng(_SEED).permutation(n)[:most])
         # FAISS wants 39 vectors for each of 16 centroids; of fewer, each is given again.
         made.train(_padded(vectors[np.resize(chosen, max(640, len(chosen)))], width))
-    for block in blocks(vectors):
+    for block in _blocks(vectors):
         made.add(_padded(block, width))
     structure = Structure(made, Settings(kind, 0, 1, 0.0, n), width)
     return _tuned(structure, vectors, recall)
@@ -189,16 +189,11 @@ def check_recall(recall: float) -> None:
         raise SearchError(message)
 
 
-def blocks(vectors: Vectors) -> Iterator[Vectors]:
+def _blocks(vectors: Vectors) -> Iterator[Vectors]:
     """Cut vectors into blocks of bounded size."""
     rows = max(1, _BLOCK // (4 * vectors.shape[1]))
     for first in range(0, len(vectors), rows):
         yield np.ascontiguousarray(vectors[first : first + rows])
-
-
-def described(settings: Settings) -> dict[str, Any]:
-    """Return settings as JSON holds them."""
-    return asdict(settings)
 
 
 def _lists(n: int) -> int:

@@ -1,6 +1,6 @@
 """Vectors of length 1, exact cosines between them, and how far a product in single precision may be off."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,8 +92,3 @@ def cosines(vectors: Vectors, rows: Rows, queries: Vectors) -> Vectors:
             products = vectors[chosen] * queries[part, None, :].astype(np.float64)
             made[part, begin : begin + _PAIRS] = products.sum(axis=2)
     return np.clip(made, -1.0, 1.0, out=made)
-
-
-def row_names(names: Sequence[str]) -> Callable[[int], str]:
-    """Make a function that names a row out of a list of names."""
-    return lambda row: names[row]
