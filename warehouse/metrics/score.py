@@ -19,11 +19,15 @@ class Score:
 
     Args:
         value: the metric.
-        n: how many queries (or groups, for a mean over groups) it is the mean of.
+        n: how many queries (or groups, for a mean over groups) it is the mean of; rows, where it is no mean.
         correct: how many queries were right, where that is counted.
-        per_query: one row per query that was counted.
-        per_group: one row per treatment or label, where the metric has groups.
+        per_query: one row per query that was counted: `row` (int64, of X), `value` (what the mean is taken of), more.
+            Empty where the metric has no queries.
+        per_group: one row per treatment, label or step of a curve, where the metric has such: the columns that name
+            it, `value`, more.
         left_out: reason to number of rows that were no query.
+        unit: what the value is the mean of: `query` (`per_query.value`), `group` (`per_group.value`), or None where
+            it is no mean. Differences between feature sets are resampled by it.
     """
 
     value: float
@@ -32,6 +36,7 @@ class Score:
     per_query: pl.DataFrame
     per_group: pl.DataFrame | None
     left_out: dict[str, int]
+    unit: str | None = "query"
 
 
 def unit_vectors(
@@ -52,27 +57,31 @@ def unit_vectors(
     if X.ndim != 2 or (ids is not None and len(ids) != len(X)):
         message = f"profiles of shape {X.shape} do not fit {len(ids or ())} ids: give one id per row"
         raise EvaluationError(message)
-    if compared is not None and len(compared) == len(X) and not compared.all():
-        unit = np.zeros(X.shape)
-        named = None if ids is None else [name for name, used in zip(ids, compared, strict=True) if used]
-        unit[compared] = unit_vectors(X[compared], named)
-        return unit
+    if compared is None or len(compared) != len(X) or compared.all():
+        return _scaled(X, np.arange(len(X)), ids)
+    unit = np.zeros(X.shape)
+    unit[compared] = _scaled(X[compared], np.flatnonzero(compared), ids)
+    return unit
+
+
+def _scaled(X: NDArray[np.floating], rows: NDArray[np.int64], ids: Sequence[str] | None) -> Vectors:
+    """Scale rows to length 1; `rows` are their numbers among all, for messages."""
     vectors = np.asarray(X, dtype=np.float64)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        row = int(np.argmin(finite))
-        feature = int(np.argmin(np.isfinite(vectors[row])))
+        place = int(np.argmin(finite))
+        feature = int(np.argmin(np.isfinite(vectors[place])))
         message = (
-            f"profile {_name(row, ids)} has {vectors[row, feature]} in feature {feature + 1} "
+            f"profile {_name(int(rows[place]), ids)} has {vectors[place, feature]} in feature {feature + 1} "
             f"({int((~finite).sum())} such profiles): leave it out, or apply a recipe that drops the feature"
         )
         raise EvaluationError(message)
     # Scaled by the largest element first, so that no square over- or underflows.
     largest = np.abs(vectors).max(axis=1, initial=0.0)
     if (largest == 0).any():
-        row = int(np.argmin(largest))
+        place = int(np.argmin(largest))
         message = (
-            f"profile {_name(row, ids)} is all zeros ({int((largest == 0).sum())} such profiles): "
+            f"profile {_name(int(rows[place]), ids)} is all zeros ({int((largest == 0).sum())} such profiles): "
             "it has no direction to compare; leave it out"
         )
         raise EvaluationError(message)
