@@ -12,7 +12,7 @@ from extractors.simulator import CHANNELS, SimulatorSettings, simulate_screen
 from warehouse import nearest
 from warehouse.correct import correct
 from warehouse.errors import LakeError
-from warehouse.evaluate import as_frame, evaluate
+from warehouse.evaluation import as_frame, evaluate
 from warehouse.lake import Lake
 from warehouse.query import sql
 from warehouse.screens import read_screen

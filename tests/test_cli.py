@@ -220,6 +220,11 @@ def test_every_answer_is_one_json_document(call, world, tmp_path):
     ).document
     assert [row["metric"] for row in scored["evaluations"]] == ["nsc", "map"]
     assert len(scored["details"]) == 2
+    board = call("leaderboard", "--metrics", "nsc,map", *at).document
+    assert [(row["feature_set"], row["recipe"]) for row in board["leaderboard"]] == [("p", "standardize")]
+    assert board["stale"] == []
+    meaning = call("feature-correlation", "p", "p", "--recipe", "standardize", "--top", "1", *at).document
+    assert [row["named"] for row in meaning] == [row["learned"] for row in meaning]
     assert call("sql", "SELECT compound, count(*) AS n FROM p.treatments GROUP BY 1 ORDER BY 1 LIMIT 1", *at).document == [
         {"compound": "DMSO", "n": 1}
     ]  # fmt: skip

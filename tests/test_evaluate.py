@@ -16,10 +16,10 @@ from builders import (
     state,
 )
 
-from warehouse import metrics, profiles
+from warehouse import __version__, metrics, profiles
 from warehouse.correct import correct
 from warehouse.errors import EvaluationError, ProfileError, RecipeError, UnknownNameError
-from warehouse.evaluate import as_frame, details_frame, evaluate
+from warehouse.evaluation import as_frame, details_frame, evaluate
 
 
 @pytest.fixture
@@ -49,20 +49,23 @@ def test_nsc_by_hand(lake):
     assert (made.score.n, made.score.correct, made.score.left_out) == (6, 4, {"no label": 2})
     assert made.score.value == pytest.approx(4 / 6)
     stored = lake.frame(
-        "SELECT * EXCLUDE (evaluation, run, evaluated_at, fingerprint) FROM main.evaluations"
+        "SELECT * EXCLUDE (evaluation, run, evaluated_at, fingerprint, baselines, is_above) FROM main.evaluations"
     ).row(0, named=True)
-    assert json.loads(stored.pop("parameters")) == {"where": None, "correct": 4}
+    assert json.loads(stored.pop("parameters")) == {
+        "where": None, "correct": 4, "batch_key": "batch", "parameters": made.asked.parameters, "inputs": {}, "seed": 0,
+    }  # fmt: skip
     assert json.loads(stored.pop("left_out")) == {"no label": 2}
     assert stored == {
         "feature_set": "tiny", "recipe": "none", "level": "treatment", "metric": "nsc", "label_kind": "moa",
-        "value": 4 / 6, "n": 6, "snapshot": before,
+        "value": 4 / 6, "n": 6, "snapshot": before, "code_version": __version__,
     }  # fmt: skip
     run = lake.frame("SELECT r.command, r.settings FROM main.runs r JOIN main.evaluations e USING (run)").row(
         0
     )
     assert run[0] == "evaluate"
     assert json.loads(run[1]) == {
-        "feature_sets": ["tiny"], "recipe": "none", "labels": "moa", "where": None, "metrics": ["nsc"]
+        "feature_sets": ["tiny"], "recipe": "none", "labels": "moa", "where": None, "metrics": ["nsc"],
+        "level": None, "batch_key": "batch",
     }  # fmt: skip
     # The value again, at the snapshot that is stored with it.
     old = profiles.read(lake, "tiny")
@@ -79,7 +82,7 @@ def test_where_leaves_rows_out_and_is_stored(lake):
     (made,) = evaluate(lake, ["tiny"], ["nsc"], where="compound <> 'b'")
     assert (made.score.n, made.score.correct) == (5, 1)
     parameters = json.loads(lake.value("SELECT parameters FROM main.evaluations"))
-    assert parameters == {"where": "compound <> 'b'", "correct": 1}
+    assert (parameters["where"], parameters["correct"]) == ("compound <> 'b'", 1)
 
 
 def test_several_sets_and_metrics_in_one_commit(lake):
@@ -106,7 +109,10 @@ def test_several_sets_and_metrics_in_one_commit(lake):
     # Each equals the metric called on what the level holds.
     table = profiles.read(lake, "tiny")
     labels = [set(found or ()) for found in table.rows["moa"].to_list()]
-    assert made[1].score.value == metrics.map_labels(table.matrix, labels, ids=table.names()).value
+    again = metrics.get("map").function(
+        table.matrix, labels=labels, compounds=table.rows["compound"].to_list()
+    )
+    assert made[1].score.value == again.value
 
 
 def test_wells_against_controls(tmp_path):
@@ -144,7 +150,7 @@ def test_recipes_are_read_by_steps_or_name(lake):
 
 def test_refusals_store_nothing(still):
     cases = [
-        ({"names": ["nsq"]}, UnknownNameError, r"unknown metric 'nsq'. Did you mean 'ns[bc]'\?"),
+        ({"metrics": ["nsq"]}, UnknownNameError, r"unknown metric 'nsq'. Did you mean 'ns[bc]'\?"),
         ({"feature_sets": ["tinny"]}, UnknownNameError, "unknown feature set 'tinny'"),
         ({"labels": "moas"}, UnknownNameError, r"unknown kind of label 'moas'. Did you mean 'moa'\?"),
         ({"labels": "target"}, EvaluationError, "nsc: no treatment of feature set 'tiny' has a label of kind 'target'"),
@@ -153,7 +159,7 @@ def test_refusals_store_nothing(still):
     ]  # fmt: skip
     before = still.snapshot()
     for change, kind, message in cases:
-        given = {"feature_sets": ["tiny"], "names": ["nsc"], **change}
+        given = {"feature_sets": ["tiny"], "metrics": ["nsc"], **change}
         with pytest.raises(kind, match=message):
             evaluate(still, **given)
     assert still.snapshot() == before
@@ -176,3 +182,52 @@ def test_where_cannot_change_a_lake_that_is_open_for_writing(still, where):
         evaluate(still, ["tiny"], ["nsc"], where=where)
     assert state(still) == before
     assert still.value("SELECT count(*) FROM ducklake_snapshots('lake')") == snapshots
+
+
+def test_a_metric_that_cannot_be_scored_keeps_no_other_from_being_stored(lake):
+    scored, failed = evaluate(lake, ["tiny"], ["nsc", "map_cross_source"], baselines=2)
+    assert (scored.failure, scored.score.value) == (None, pytest.approx(4 / 6))
+    assert failed.failure.startswith("map_cross_source: no query is left")
+    rows = lake.frame(
+        "SELECT metric, value, n, left_out, is_above FROM main.evaluations ORDER BY metric DESC"
+    ).rows()
+    assert rows[0][0] == "nsc"
+    assert rows[1][:3] == ("map_cross_source", None, 0)
+    assert "no query is left" in rows[1][3]
+    assert as_frame([scored, failed])["mark"][1] == "not scored"
+
+
+def test_baselines_and_levels_are_stored_with_the_score(lake):
+    (made,) = evaluate(lake, ["tiny:none"], ["knn(k=1)"], level="consensus", baselines=3)
+    baselines, is_above = lake.frame("SELECT baselines, is_above FROM main.evaluations").row(0)
+    stored = json.loads(baselines)
+    assert stored["shuffled"]["draws"] == 3
+    assert stored["shuffled"]["best"] >= stored["shuffled"]["mean"]
+    assert stored["cell_count"] is None  # the profiles came without counts
+    assert is_above == made.is_above
+    assert (made.level, lake.value("SELECT level FROM main.evaluations")) == ("consensus", "consensus")
+
+
+@pytest.mark.parametrize("level", ["well", "treatment", "compound", "consensus", "batch", "source"])
+def test_labels_and_batches_are_there_at_every_level(lake, level):
+    (made,) = evaluate(lake, ["tiny"], ["knn(k=1,exclude=none)"], level=level, baselines=0)
+    assert made.score.n > 0
+    rows = profiles.read(lake, "tiny", level=level).rows
+    assert made.score.n + sum(made.score.left_out.values()) == len(rows)
+
+
+def test_a_level_that_lacks_what_a_metric_needs_is_refused(lake):
+    with pytest.raises(
+        EvaluationError, match="map_replicates: a compound has no treatment: score another level"
+    ):
+        evaluate(lake, ["tiny"], ["map_replicates"], level="compound")
+    with pytest.raises(
+        EvaluationError, match=r"map_vs_controls: a treatment is of many plates.*use --level well"
+    ):
+        evaluate(lake, ["tiny"], ["map_vs_controls"], level="treatment")
+    with pytest.raises(
+        EvaluationError, match="known_pairs_recall: this metric needs a file of pairs: give it with --pairs"
+    ):
+        evaluate(lake, ["tiny"], ["known_pairs_recall"])
+    with pytest.raises(UnknownNameError, match="unknown batch key 'week'"):
+        evaluate(lake, ["tiny"], ["nsb"], batch_key="week")

@@ -20,7 +20,7 @@ from builders import (
 
 from warehouse.correct import correct
 from warehouse.errors import ProfileError, RecipeError, SearchError, UnknownNameError
-from warehouse.evaluate import evaluate
+from warehouse.evaluation import evaluate
 from warehouse.lake import INDEX_FOLDER, Lake
 from warehouse.nearest import build, nearest
 from warehouse.nearest import state as index_state

@@ -16,7 +16,7 @@ from scipy.stats import fisher_exact
 
 from warehouse import profiles
 from warehouse.correct import correct
-from warehouse.evaluate import evaluate
+from warehouse.evaluation import evaluate
 from warehouse.importers import import_profiles
 from warehouse.lake import Lake
 from warehouse.layouts import put_annotations
@@ -468,9 +468,9 @@ def test_the_nearest_neighbour_is_that_of_nsc_and_nsb(lake, capsys):
     }
     for evaluation, expected in zip(by_metric, [(85, 103), (67, 92)], strict=True):
         queries = evaluation.score.per_query
-        asked = [searcher.query(names[row]) for row in queries["query"]]
+        asked = [searcher.query(names[row]) for row in queries["row"]]
         found = searcher.nearest_many(asked, 1, chosen[evaluation.metric])
-        assert found["query"].to_list() == [names[row] for row in queries["query"]]
+        assert found["query"].to_list() == [names[row] for row in queries["row"]]
         assert found["treatment"].to_list() == [names[row] for row in queries["neighbour"]]
         np.testing.assert_allclose(found["similarity"], queries["similarity"], rtol=0, atol=1e-6)
         right = sum(

@@ -12,7 +12,7 @@ from extractors.simulator import CHANNELS, SimulatorSettings, simulate_profiles,
 from warehouse import recipes
 from warehouse.correct import correct
 from warehouse.errors import RecipeError, UnknownNameError
-from warehouse.evaluate import evaluate
+from warehouse.evaluation import evaluate
 from warehouse.lake import Lake
 from warehouse.metrics.nearest import nsb
 from warehouse.screens import read_screen

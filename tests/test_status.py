@@ -6,7 +6,7 @@ from test_upkeep_checks import PLANTED
 
 from warehouse import nearest, resources
 from warehouse.correct import correct
-from warehouse.evaluate import evaluate
+from warehouse.evaluation import evaluate
 from warehouse.lake import Lake
 from warehouse.status import faults, status
 

@@ -184,6 +184,15 @@ def print_night(night: "Night", path: str, as_json: bool) -> None:
         sys.exit(1)
 
 
+def with_values(table: "pl.DataFrame") -> "pl.DataFrame":
+    """Leave out columns that say nothing in any row, where there are rows."""
+    return table.select(
+        name
+        for name in table.columns
+        if not table.height or any(value not in (None, "") for value in table[name].to_list())
+    )
+
+
 def pair(text: str) -> tuple[str, str]:
     """Split NAME=VALUE.
 

@@ -1,13 +1,12 @@
-"""Commands that correct profiles and score them."""
+"""Commands that correct profiles."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName, Where
+from warehouse.commands.options import DEFAULT_LAKE, AsJson, LakePath, RecipeName
 from warehouse.console import print_answer, print_records
-from warehouse.errors import WellhouseError
 
 
 def correct(
@@ -68,41 +67,3 @@ def recipes(as_json: AsJson = False) -> None:
     lines += ["", "Steps, with their parameters at their defaults:"]
     lines += [f"  {one['step']}\n    {one['does']}" for one in steps]
     print_answer({"recipes": named, "steps": steps}, as_json, "\n".join(lines))
-
-
-def evaluate(
-    feature_sets: Annotated[list[str], typer.Argument(help="One feature set or more.")],
-    recipe: RecipeName = "none",
-    metrics: Annotated[
-        str, typer.Option("--metrics", help="nsc, nsb, map, map_vs_controls.")
-    ] = "nsc,nsb,map",
-    labels: Annotated[str, typer.Option("--labels", help="moa, target, pathway or gene_family.")] = "moa",
-    where: Where = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="Also print one row a treatment or label.")
-    ] = False,
-    lake: LakePath = DEFAULT_LAKE,
-    as_json: AsJson = False,
-) -> None:
-    """Score feature sets and store the scores with the snapshot that they were computed on.
-
-    Example: `wellhouse evaluate transfer --recipe standardize --metrics nsc,nsb --labels moa`
-    """
-    from warehouse.evaluate import as_frame, details_frame
-    from warehouse.evaluate import evaluate as run
-    from warehouse.lake import Lake
-
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    if not names:
-        message = f"--metrics {metrics!r} names no metric: give some, such as nsc,map"
-        raise WellhouseError(message)
-    with Lake.open(lake) as opened:
-        made = run(opened, feature_sets, names, recipe=recipe, labels=labels, where=where)
-    table = as_frame(made)
-    document: dict[str, Any] = {"evaluations": table.to_dicts()}
-    if details:
-        document["details"] = [details_frame(evaluation).to_dicts() for evaluation in made]
-    print_answer(document, as_json, table)
-    if details and not as_json:
-        for evaluation in made:
-            print_answer(None, False, details_frame(evaluation))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warehouse.commands.options import DEFAULT_LAKE, AsJson, AsOf, LakePath, RecipeName, Where
-from warehouse.console import print_answer, print_records
+from warehouse.console import print_answer, print_records, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +185,7 @@ def _answer(
         path = write_table(table, out, overwrite=overwrite)
         print_answer({"rows": table.height, "files": [str(path)]}, as_json, f"{table.height} rows\n{path}")
         return
-    print_answer(table.to_dicts() if as_json else None, as_json, _with_values(table.head(limit)))
+    print_answer(table.to_dicts() if as_json else None, as_json, with_values(table.head(limit)))
     if table.height > limit and not as_json:
         typer.echo(f"note: {limit} of {table.height} rows; -n shows more, --out writes all", err=True)
 
@@ -206,15 +206,8 @@ def print_nearest(answer: "Answer", k: int, as_json: bool) -> None:
     said = [
         name for name in ("compound", "concentration", "unit") if "treatment" in answer.neighbours.columns
     ]
-    print_answer(document, as_json, _with_values(answer.neighbours.drop(said, strict=False)))
+    print_answer(document, as_json, with_values(answer.neighbours.drop(said, strict=False)))
     if not as_json and answer.enrichment.height:
         kind = answer.enrichment["kind"][0]
         table = answer.enrichment.filter(kind=kind).drop("kind")
         print_answer(None, False, table.head(10), title=f"enrichment of {kind}")
-
-
-def _with_values(table: "pl.DataFrame") -> "pl.DataFrame":
-    """Leave out columns without any value, where there are rows."""
-    return table.select(
-        name for name in table.columns if not table.height or table[name].null_count() < table.height
-    )

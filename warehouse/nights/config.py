@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from warehouse.errors import WellhouseError
+from warehouse.evaluation.asked import asked_metric
 from warehouse.names import unknown
 from warehouse.nights.jobs import ImagesJob, Job, JobError, ProfilesJob, from_dict
 from warehouse.places import is_remote
@@ -250,6 +252,12 @@ def _after(table: dict[str, object], where: str) -> After:
     for recipe in (*made.index, *made.evaluate):
         if recipe not in (*made.recipes, "none"):
             raise unknown(recipe, f"recipe to index or evaluate in {at}", (*made.recipes, "none"))
+    for text in made.metrics:
+        try:
+            asked_metric(text)
+        except WellhouseError as error:
+            message = f"{at}: {error}"
+            raise JobError(message) from error
     if bool(made.metrics) != bool(made.evaluate):
         message = f"{at}: metrics and evaluate go together: name the metrics, and the recipes whose profiles they score"
         raise JobError(message)

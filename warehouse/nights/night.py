@@ -11,7 +11,7 @@ from warehouse import feature_sets, quarantine
 from warehouse import nearest as search
 from warehouse.correct import correct
 from warehouse.errors import LakeUnavailableError, WellhouseError
-from warehouse.evaluate import Evaluation, evaluate, scored
+from warehouse.evaluation import Evaluation, evaluate, scored
 from warehouse.lake import Lake, now
 from warehouse.nights.config import After, NightConfig
 from warehouse.nights.labels import label, relabel
@@ -277,8 +277,8 @@ def _evaluate(night: Night) -> Iterator[StepResult]:
 
 
 def _score(made: Evaluation) -> str:
-    value = "nothing to score" if made.score.value is None else f"{made.score.value:.4f}"
-    return f"{made.metric} {value} (n = {made.score.n})"
+    value = "nothing to score" if made.failure else f"{made.score.value:.4f}"
+    return f"{made.asked.text} {value} (n = {made.score.n})"
 
 
 def _compact(night: Night) -> Iterator[StepResult]:

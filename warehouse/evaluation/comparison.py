@@ -1,0 +1,148 @@
+"""Feature sets side by side: a paired bootstrap over the queries that they have in common."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from warehouse.errors import EvaluationError
+from warehouse.evaluation.records import Evaluation
+
+DRAWS = 2000
+#: Resampled values held at a time.
+_AT_ONCE = 2**22
+SCHEMA = {
+    "metric": pl.String,
+    "level": pl.String,
+    "labels": pl.String,
+    "feature_set": pl.String,
+    "recipe": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "than": pl.String,
+    "difference": pl.Float64,
+    "difference_low": pl.Float64,
+    "difference_high": pl.Float64,
+    "n": pl.Int64,
+    "note": pl.String,
+}
+
+
+def compare(evaluations: Sequence[Evaluation], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
+    """Set feature sets side by side, metric by metric, with intervals.
+
+    Queries (groups, for a metric that is a mean over groups) are drawn with replacement, the same ones for all
+    feature sets of a metric, `draws` times; intervals are percentiles 2.5 and 97.5. Queries that only one of two
+    feature sets has do not count for their difference, and are counted in `note`. Queries share a library and
+    compounds, and so are not independent: the intervals are somewhat too narrow.
+
+    Args:
+        evaluations: of one or more feature sets; the first one of each metric is what the others are compared with.
+        draws: resamplings.
+        seed: of the resamplings.
+
+    Returns:
+        One row an evaluation: metric, level, labels, feature_set, recipe, value with low and high, difference to
+        `than` (feature set:recipe) with its low and high, over n common queries. Intervals are NULL for a metric
+        that is no mean of queries.
+
+    Raises:
+        EvaluationError: fewer than 100 draws.
+
+    Source:
+        Efron & Tibshirani 1993, percentile intervals.
+    """
+    if draws < 100:
+        message = f"{draws} draws give no 95 % interval: take 100 at least"
+        raise EvaluationError(message)
+    rows: list[dict[str, object]] = []
+    scored = [each for each in evaluations if each.failure is None]
+    keyed = [((each.asked.text, each.level, each.label_kind or ""), each) for each in scored]
+    for _, group in groupby(sorted(keyed, key=lambda pair: _place(pair[0], keyed)), key=lambda pair: pair[0]):
+        rows += _side_by_side([each for _, each in group], draws, seed)
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _place(key: tuple[str, str, str], keyed: list[tuple[tuple[str, str, str], Evaluation]]) -> int:
+    return next(place for place, (found, _) in enumerate(keyed) if found == key)
+
+
+def _side_by_side(evaluations: list[Evaluation], draws: int, seed: int) -> list[dict[str, object]]:
+    first, *_ = evaluations
+    reference = _values(first)
+    rows = []
+    for each in evaluations:
+        own = _values(each)
+        row: dict[str, object] = {
+            "metric": each.asked.text,
+            "level": each.level,
+            "labels": each.label_kind,
+            "feature_set": each.feature_set,
+            "recipe": each.recipe,
+            "value": each.score.value,
+            "n": each.score.n,
+        }
+        if own is None:
+            row["note"] = "no mean of queries: no interval"
+            if each is not first:
+                row |= {"than": _name(first), "difference": each.score.value - first.score.value}
+        else:
+            row["low"], row["high"] = _interval(own["value"].to_numpy(), draws, seed)
+            if each is not first and reference is not None:
+                row |= _difference(own, reference, _name(first), draws, seed)
+        rows.append(row)
+    return rows
+
+
+def _difference(
+    own: pl.DataFrame, reference: pl.DataFrame, than: str, draws: int, seed: int
+) -> dict[str, object]:
+    common = own.join(reference, on="key", suffix="_than", validate="1:1").sort("key")
+    lost = len(own) + len(reference) - 2 * len(common)
+    found: dict[str, object] = {"than": than, "n": len(common)}
+    if lost:
+        found["note"] = f"{lost} queries are of one of the two only"
+    if common.is_empty():
+        return found
+    gains = (common["value"] - common["value_than"]).to_numpy()
+    low, high = _interval(gains, draws, seed)
+    return found | {"difference": float(gains.mean()), "difference_low": low, "difference_high": high}
+
+
+def _interval(values: NDArray[np.float64], draws: int, seed: int) -> tuple[float | None, float | None]:
+    """Percentiles 2.5 and 97.5 of the mean of (n,) values resampled `draws` times; none of a single value."""
+    n = len(values)
+    if n < 2:
+        return None, None
+    # The same draws for every feature set with as many queries: the key is their number.
+    random = np.random.default_rng([seed, n])
+    step = max(1, _AT_ONCE // n)
+    means = [
+        values[random.integers(n, size=(min(step, draws - done), n))].mean(axis=1)
+        for done in range(0, draws, step)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _values(evaluation: Evaluation) -> pl.DataFrame | None:
+    """What the value is the mean of: `key` and `value`, sorted by key; None where it is no mean."""
+    score = evaluation.score
+    if score.unit == "query":
+        names = pl.Series(evaluation.names, dtype=pl.String)
+        found = pl.DataFrame({"key": names.gather(score.per_query["row"]), "value": score.per_query["value"]})
+    elif score.unit == "group" and score.per_group is not None:
+        naming = score.per_group.columns[: score.per_group.columns.index("value")]
+        key = pl.concat_str(pl.col(naming).cast(pl.String), separator="/").alias("key")
+        found = score.per_group.select(key, "value")
+    else:
+        return None
+    # A row can be the query of several labels: then its mean is drawn.
+    return found.drop_nulls().group_by("key").agg(pl.col("value").mean()).sort("key")
+
+
+def _name(evaluation: Evaluation) -> str:
+    return f"{evaluation.feature_set}:{evaluation.recipe}"
