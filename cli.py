@@ -10,6 +10,7 @@ from warehouse import __version__
 from warehouse.commands import (
     aggregation,
     analysis,
+    evaluation,
     export,
     lakes,
     layouts,
@@ -209,6 +210,53 @@ def _of_images(lake: "Lake", searcher: "Searcher", asked: "Asked") -> "tuple[Que
     return query, made.notes
 
 
+def evaluate(
+    feature_sets: evaluation.FeatureSets,
+    recipe: RecipeName = "none",
+    metrics: evaluation.Metrics = "nsc,nsb,map",
+    labels: evaluation.Labels = "moa",
+    level: evaluation.Level = None,
+    where: Where = None,
+    batch_key: evaluation.BatchKey = "batch",
+    baselines: evaluation.Baselines = 5,
+    compare: evaluation.Compare = False,
+    draws: evaluation.Draws = 2000,
+    clusters: evaluation.Clusters = None,
+    folds: evaluation.Folds = None,
+    pairs: evaluation.Pairs = None,
+    assays: evaluation.Assays = None,
+    device: evaluation.Device = "cpu",
+    seed: evaluation.Seed = 0,
+    details: evaluation.Details = False,
+    lake: LakePath = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Score feature sets beside their baselines, and store the scores with the snapshot that they are of.
+
+    Example: `wellhouse evaluate transfer transfer:center --metrics "nsc,nsb,knn(k=11)" --labels moa --compare`
+    """
+    from warehouse.evaluation import Inputs
+    from warehouse.evaluation import compare as side_by_side
+    from warehouse.evaluation import evaluate as run
+    from warehouse.lake import Lake
+
+    names = evaluation.names_of(metrics)
+    evaluation.check_comparison(feature_sets, compare)
+    arrays = None
+    if evaluation.is_gpu(device):
+        from extractors.torch_blocks import TorchArrays
+
+        arrays = TorchArrays("cuda")
+    with Lake.open(lake) as opened:
+        made = run(
+            opened, feature_sets, names, recipe=recipe, labels=labels, level=level, where=where,
+            batch_key=batch_key, baselines=baselines, inputs=Inputs(clusters, folds, pairs, assays), arrays=arrays,
+            seed=seed,
+        )  # fmt: skip
+    comparison = side_by_side(made, draws=draws, seed=seed) if compare else None
+    evaluation.print_evaluations(made, comparison, details, as_json)
+
+
 def nightly(
     config: Annotated[Path, typer.Argument(help="TOML file: where plates arrive, and what follows.")],
     dry_run: Annotated[
@@ -293,7 +341,10 @@ COMMANDS = (
     search.neighbours,
     search.pairs,
     search.novelty,
-    analysis.evaluate,
+    evaluate,
+    evaluation.leaderboard,
+    evaluation.metrics,
+    evaluation.feature_correlation,
     quality.quality,
     lakes.sql,
     nightly,

@@ -20,6 +20,7 @@ ALL = (
     "correct",
     "sphering",
     "search",
+    "evaluate",
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MARK = "<!-- written by make bench: below this line -->"
