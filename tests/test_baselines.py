@@ -1,10 +1,13 @@
 """Baselines: what they come to where the answer is known, and that a score by cell count alone is marked."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
-from warehouse.evaluation.asked import asked_metric
+from warehouse.errors import EvaluationError
+from warehouse.evaluation.asked import AskedMetric, asked_metric
 from warehouse.evaluation.baselines import Baseline, Job, baselines, is_above, score_all
 from warehouse.evaluation.tables import permuted
 
@@ -78,3 +81,36 @@ def test_metrics_of_pairs_share_a_pass_and_give_what_they_give_alone():
         assert score.value == alone.value
         assert score.per_query.equals(alone.per_query)
         assert isinstance(score.per_query, pl.DataFrame)
+
+
+@pytest.mark.parametrize("name", ["percent_replicating", "replicate_reproducibility", "map_correlation"])
+def test_a_score_that_counts_alone_reach_is_marked_for_correlations_too(name):
+    treatment = np.repeat(np.arange(12), 4)
+    X, counts = np.eye(12)[treatment] + 1e-3, treatment * 50.0
+    needs = {
+        "labels": [{f"t{i}"} for i in treatment],
+        "treatments": [f"t{i}" for i in treatment],
+        "controls": [False] * 48,
+    }
+    asked = asked_metric(name)
+    job = Job(asked, {need: needs[need] for need in asked.metric.needs})
+    ids = [f"w{i}" for i in range(48)]
+    (score,) = score_all(X, ids, [job])
+    (found,) = baselines(X, ids, [job], counts, draws=1, seed=0)
+    assert found["cell_count"].best == pytest.approx(score.value)
+    assert is_above(score.value, found, higher_is_better=True) is False
+
+
+def test_what_a_library_cannot_work_with_fails_that_metric_only():
+    def broken(X, ids=None, **needs):
+        return np.linalg.inv(np.zeros((2, 2)))
+
+    X, ids, needs, _ = screen()
+    nsc = asked_metric("nsc")
+    failing = AskedMetric(replace(nsc.metric, name="broken", function=broken, plan=None), {})
+    good, bad = score_all(X, ids, [Job(nsc, needs), Job(failing, needs)])
+    assert good.n == 60
+    assert isinstance(bad, EvaluationError)
+    assert "cannot be computed with these parameters on these profiles (LinAlgError: Singular matrix)" in str(
+        bad
+    )

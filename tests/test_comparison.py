@@ -1,5 +1,7 @@
 """Feature sets side by side: intervals against theory and a naive bootstrap, pairing, what is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -66,3 +68,28 @@ def test_a_mean_of_groups_is_drawn_by_group_and_what_is_no_mean_has_no_interval(
 def test_too_few_draws_are_refused():
     with pytest.raises(EvaluationError, match="99 draws give no 95 % interval"):
         compare([], draws=99)
+
+
+def test_a_row_that_is_several_queries_is_drawn_with_all_of_them():
+    """The value is the mean over queries: 100 rows with one at .1, and 20 with ten at .9, come to .633."""
+    rows = [*range(100), *[row for row in range(100, 120) for _ in range(10)]]
+    made = evaluation("one", [0.1] * 100 + [0.9] * 200, rows=rows)
+    row = compare([made]).row(0, named=True)
+    assert row["value"] == pytest.approx(0.6333, abs=1e-3)
+    assert row["low"] < row["value"] < row["high"]
+    rng = np.random.default_rng(1)
+    naive = []
+    for _ in range(3000):
+        drawn = rng.integers(120, size=120)
+        many = int((drawn >= 100).sum())
+        naive.append((0.1 * (120 - many) + 0.9 * 10 * many) / (120 - many + 10 * many))
+    np.testing.assert_allclose([row["low"], row["high"]], np.percentile(naive, [2.5, 97.5]), atol=0.015)
+
+
+def test_what_the_first_lacks_is_told_and_no_other_takes_its_place():
+    failed = replace(evaluation("one", [1.0]), failure="nsc: no query is left")
+    table = compare([failed, evaluation("other", [0.0, 1.0])])
+    assert table["value"].to_list() == [None, 0.5]
+    assert table["than"].to_list() == [None, "one:none"]
+    assert table["difference"].to_list() == [None, None]
+    assert table["note"].to_list() == ["nsc: no query is left", "one:none has no score"]

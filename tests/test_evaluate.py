@@ -19,7 +19,8 @@ from builders import (
 from warehouse import __version__, metrics, profiles
 from warehouse.correct import correct
 from warehouse.errors import EvaluationError, ProfileError, RecipeError, UnknownNameError
-from warehouse.evaluation import as_frame, details_frame, evaluate
+from warehouse.evaluation import Inputs, as_frame, details_frame, evaluate, leaderboard
+from warehouse.evaluation import scored as scored_now
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_nsc_by_hand(lake):
     assert run[0] == "evaluate"
     assert json.loads(run[1]) == {
         "feature_sets": ["tiny"], "recipe": "none", "labels": "moa", "where": None, "metrics": ["nsc"],
-        "level": None, "batch_key": "batch",
+        "level": None, "batch_key": "batch", "baselines": 5, "seed": 0, "inputs": {}, "device": "cpu",
     }  # fmt: skip
     # The value again, at the snapshot that is stored with it.
     old = profiles.read(lake, "tiny")
@@ -193,7 +194,13 @@ def test_a_metric_that_cannot_be_scored_keeps_no_other_from_being_stored(lake):
     ).rows()
     assert rows[0][0] == "nsc"
     assert rows[1][:3] == ("map_cross_source", None, 0)
-    assert "no query is left" in rows[1][3]
+    assert json.loads(rows[1][3]) == {"not scored": failed.failure}
+    assert not scored_now(lake, "tiny", "map_cross_source")
+    assert scored_now(lake, "tiny", "nsc")
+    # A level that cannot be read takes its own metrics only.
+    one, other = evaluate(lake, ["tiny"], ["nsc", "grit"], where="well_count > 0", baselines=0)
+    assert one.failure is None
+    assert "--where 'well_count > 0'" in other.failure
     assert as_frame([scored, failed])["mark"][1] == "not scored"
 
 
@@ -229,5 +236,31 @@ def test_a_level_that_lacks_what_a_metric_needs_is_refused(lake):
         EvaluationError, match="known_pairs_recall: this metric needs a file of pairs: give it with --pairs"
     ):
         evaluate(lake, ["tiny"], ["known_pairs_recall"])
+    with pytest.raises(EvaluationError, match="no well of feature set 'tiny' has a treatment: are there"):
+        evaluate(lake, ["tiny"], ["map_replicates"], where="control_type = 'negative'")
+    with pytest.raises(EvaluationError, match="seed -3 is negative"):
+        evaluate(lake, ["tiny"], ["nsc"], seed=-3)
     with pytest.raises(UnknownNameError, match="unknown batch key 'week'"):
         evaluate(lake, ["tiny"], ["nsb"], batch_key="week")
+
+
+def test_files_mark_the_scores_that_look_at_them_and_what_they_miss_is_told(lake, tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("treatment,fold\na@1,0\na@3,1\nb@1,0\nc@1,1\nd@1,0\ngone,1\n")
+    rows = profiles.read(lake, "tiny").rows["treatment"].to_list()
+    names = [name for name in rows if not name.startswith("DMSO")]
+    path.write_text(
+        "treatment,fold\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(names)) + "gone,1\n"
+    )
+    nsc, knn = evaluate(
+        lake, ["tiny"], ["nsc", "knn_classification(k=1)"], inputs=Inputs(folds=path), baselines=0
+    )
+    assert any("1 line names no treatment of those scored" in note for note in knn.notes)
+    assert any("1 compound is in several folds, and so trained on and tested" in note for note in knn.notes)
+    parameters = lake.frame("SELECT metric, parameters FROM main.evaluations ORDER BY metric DESC").rows()
+    assert [json.loads(text)["inputs"].keys() for _, text in parameters] == [set(), {"folds"}]
+    assert leaderboard(lake, metrics=["nsc"]).table["nsc"].to_list() == [nsc.score.value]
+    with pytest.raises(EvaluationError, match="no feature set was scored by knn_classification"):
+        leaderboard(lake, metrics=["knn_classification(k=1)"])
+    board = leaderboard(lake, metrics=["knn_classification(k=1)"], inputs=Inputs(folds=path))
+    assert board.table.width == 3

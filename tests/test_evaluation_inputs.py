@@ -13,6 +13,7 @@ ROWS = pl.DataFrame(
         "treatment": ["a@1", "a@3", "b@1", "c@1"],
         "compound": ["a", "a", "b", "c"],
         "concentration": [1.0, 3.0, 1.0, 1.0],
+        "moa": [["m"], ["m"], None, ["n"]],
     }
 )
 
@@ -25,20 +26,21 @@ def written(tmp_path, text, name="file.csv"):
 
 def test_clusters_are_joined_by_whatever_names_rows(tmp_path):
     by_treatment = written(tmp_path, "treatment,cluster\na@3,x\nc@1,y\nnot-here,z\n")
-    assert clusters_of(by_treatment, ROWS) == [None, "x", None, "y"]
+    assert clusters_of(by_treatment, ROWS) == ([None, "x", None, "y"], 1)
     by_compound = written(tmp_path, "cluster,compound\nx,a\nx,a\ny,b\n", "other.csv")
-    assert clusters_of(by_compound, ROWS) == ["x", "x", "y", None]
+    assert clusters_of(by_compound, ROWS) == (["x", "x", "y", None], 0)
     pl.DataFrame({"compound": ["c"], "cluster": [7]}).write_parquet(tmp_path / "c.parquet")
-    assert clusters_of(tmp_path / "c.parquet", ROWS) == [None, None, None, "7"]
+    assert clusters_of(tmp_path / "c.parquet", ROWS) == ([None, None, None, "7"], 0)
 
 
 def test_folds_and_assays(tmp_path):
-    folds = folds_of(written(tmp_path, "compound,fold\na,0\nb,12\n"), ROWS)
+    folds, lost = folds_of(written(tmp_path, "compound,fold\na,0\nb,12\n"), ROWS)
+    assert lost == 0
     assert folds.tolist() == [0, 0, 12, -1]
     assert folds.dtype == np.int64
     text = "compound,assay,active\na,z,1\nb,z,0\nb,k,1\nb,k,1\nq,k,0\n"
-    matrix, names = assays_of(written(tmp_path, text, "assays.csv"), ROWS)
-    assert names == ["k", "z"]
+    matrix, names, lost = assays_of(written(tmp_path, text, "assays.csv"), ROWS)
+    assert (names, lost) == (["k", "z"], 1)
     np.testing.assert_array_equal(matrix, [[np.nan, 1], [np.nan, 1], [1, 0], [np.nan, np.nan]])
 
 
@@ -64,6 +66,9 @@ def test_pairs_are_row_numbers_once_each(tmp_path):
         (assays_of, "compound,assay,active\na,z,\n", "active is None: write 1"),
         (assays_of, "compound,assay,active\na,z,1\na,z,0\n", "'a' is both active and inactive in assay 'z'"),
         (assays_of, "compound,assay,active\nq,z,1\n", "no line fits a row by compound"),
+        (assays_of, "compound,assay,active\na,,1\n", "1 lines name no assay"),
+        (clusters_of, "moa,cluster\nx,y\n", "moa is a list in each row, and names none"),
+        (pairs_of, "moa_a,moa_b\nx,y\n", "moa is a list in each row, and names none"),
         (pairs_of, "a,b\nx,y\n", "has columns a, b: give NAME_a and NAME_b"),
         (pairs_of, "gene_a,gene_b\nx,y\n", "unknown column of this level, in .*'gene'"),
         (pairs_of, "compound_a,compound_b\na,b\n", "compound 'a' stands for 2 rows of this level"),
@@ -73,6 +78,11 @@ def test_pairs_are_row_numbers_once_each(tmp_path):
 def test_a_file_of_another_form_is_refused(tmp_path, read, text, message):
     with pytest.raises((EvaluationError, UnknownNameError), match=message):
         read(written(tmp_path, text), ROWS)
+
+
+def test_a_file_name_is_no_pattern(tmp_path):
+    path = written(tmp_path, "compound,cluster\na,x\n", "a[1].csv")
+    assert clusters_of(path, ROWS)[0] == ["x", "x", None, None]
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -102,6 +112,8 @@ def test_metrics_are_read_as_they_are_typed():
         ("knn(k=)", "metric 'knn\\(k=\\)': parameter 'k' has no value: write k="),
         ("knn(k=few)", "metric 'knn': k=few is not a whole number"),
         ("map(not_same_compound=si)", "not_same_compound=si is not true or false"),
+        ("knn(k=1,k=2)", "metric 'knn\\(k=1,k=2\\)': k is there twice"),
+        ("ari(seed=-1)", "seed -1 is negative"),
         ("knn(k=1", "metric 'knn\\(k=1' is not written as a name"),
     ],
 )

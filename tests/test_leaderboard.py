@@ -14,7 +14,8 @@ METRICS = ["nsc", "nsb"]
 @pytest.fixture
 def lake(tmp_path):
     with neighbour_lake(tmp_path / "lake") as made:
-        commit(made, neighbour_plate("p1", shift=5.0), replace(TINY, name="other"))
+        for name in ("p1", "p2"):
+            commit(made, neighbour_plate(name, shift=5.0), replace(TINY, name="other"))
         yield made
 
 
@@ -56,3 +57,18 @@ def test_other_conditions_have_a_board_of_their_own_and_gaps_are_told(lake):
         leaderboard(lake, metrics=["knn"], where="treatment <> 'z'")
     with pytest.raises(UnknownNameError, match="unknown kind of label 'moas'"):
         leaderboard(lake, labels="moas")
+
+
+def test_scores_over_other_queries_have_no_best_and_a_seed_is_a_condition(lake):
+    evaluate(lake, ["tiny", "other"], ["nsc", "ari"], baselines=0, seed=3)
+    lake.transaction(
+        lambda c: c.execute(
+            "UPDATE main.evaluations SET n = n - 1 WHERE feature_set = 'tiny' AND metric = 'nsc'"
+        )
+    )
+    board = leaderboard(lake, metrics=["nsc"])
+    assert board.best == frozenset()  # five queries of one are not the six of the other
+    assert board.notes == ("nsc is over 5 to 6 queries: not the same, so none is best",)
+    with pytest.raises(EvaluationError, match="no feature set was scored by ari under"):
+        leaderboard(lake, metrics=["ari"])
+    assert leaderboard(lake, metrics=["ari"], seed=3).table.height == 2

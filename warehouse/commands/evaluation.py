@@ -34,7 +34,10 @@ Level = Annotated[
 ]
 BatchKey = Annotated[str, typer.Option("--batch-key", help="What counts as a batch: batch, plate or source.")]
 Baselines = Annotated[
-    int, typer.Option("--baselines", min=0, help="Draws of each baseline; 0: none beside the scores.")
+    int,
+    typer.Option(
+        "--baselines", min=0, help="Draws of each baseline (one, where a metric is no search); 0: none."
+    ),
 ]
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also print feature sets side by side, with intervals.")
@@ -52,7 +55,7 @@ Assays = Annotated[
     Path | None, typer.Option("--assays", help="Outcomes of assays: compound, assay, active (0 or 1).")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compare: cpu or gpu.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the draws of baselines and intervals.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws of baselines and intervals.")]
 Details = Annotated[bool, typer.Option("--details", help="Also print one row a treatment or label.")]
 
 
@@ -65,6 +68,11 @@ def leaderboard(
     level: Level = None,
     where: Where = None,
     batch_key: BatchKey = "batch",
+    clusters: Clusters = None,
+    folds: Folds = None,
+    pairs: Pairs = None,
+    assays: Assays = None,
+    seed: Seed = 0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     lake: LakePath = DEFAULT_LAKE,
     as_json: AsJson = False,
@@ -75,12 +83,17 @@ def leaderboard(
 
     Example: `wellhouse leaderboard --metrics nsc,nsb --markdown`
     """
+    from warehouse.evaluation import Inputs
     from warehouse.evaluation import leaderboard as run
+    from warehouse.evaluation.leaderboard import METRICS
     from warehouse.lake import Lake
 
-    chosen = {} if metrics is None else {"metrics": names_of(metrics)}
+    chosen = METRICS if metrics is None else names_of(metrics)
     with Lake.open(lake, read_only=True) as opened:
-        board = run(opened, labels=labels, level=level, where=where, batch_key=batch_key, **chosen)
+        board = run(
+            opened, metrics=chosen, labels=labels, level=level, where=where, batch_key=batch_key,
+            inputs=Inputs(clusters, folds, pairs, assays), seed=seed,
+        )  # fmt: skip
     document = {
         "leaderboard": board.table.to_dicts(),
         **{
@@ -210,8 +223,6 @@ def print_evaluations(
     Raises:
         SystemExit: a metric could not be scored; the others are stored and printed.
     """
-    import polars as pl
-
     from warehouse.evaluation import as_frame, details_frame
 
     table = as_frame(made)
@@ -223,10 +234,7 @@ def print_evaluations(
     for note in dict.fromkeys(note for evaluation in made for note in evaluation.notes):
         typer.echo(f"note: {note}", err=True)
     failures = [evaluation.failure for evaluation in made if evaluation.failure is not None]
-    shown = table.with_columns(
-        left_out=pl.when(pl.col("mark") == "not scored").then(None).otherwise("left_out")
-    )
-    print_answer(document, as_json, with_values(shown.drop("snapshot")))
+    print_answer(document, as_json, with_values(table.drop("snapshot")))
     if not as_json:
         _print_more(made, comparison, details)
     for failure in failures:

@@ -53,10 +53,15 @@ def asked_metric(text: str, seed: int | None = None) -> AskedMetric:
     parameters = metric.parameters
     if seed is not None and "seed" in parameters:
         parameters["seed"] = seed
+    given: set[str] = set()
     for pair in (match[2] or "").split(","):
         if not pair.strip():
             continue
         name, equals, value = (part.strip() for part in pair.partition("="))
+        if name in given:
+            message = f"metric {text!r}: {name} is there twice: give it one value"
+            raise EvaluationError(message)
+        given.add(name)
         if name not in parameters:
             raise unknown(name, f"parameter of metric {metric.name!r}", metric.parameters)
         if not equals or not value:
@@ -65,7 +70,19 @@ def asked_metric(text: str, seed: int | None = None) -> AskedMetric:
             )
             raise EvaluationError(message)
         parameters[name] = _typed(metric, name, value)
+    check_seed(parameters.get("seed", 0))
     return AskedMetric(metric, parameters)
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        EvaluationError: it is negative.
+    """
+    if isinstance(seed, int) and seed < 0:
+        message = f"seed {seed} is negative: give a whole number from 0 on"
+        raise EvaluationError(message)
 
 
 def _typed(metric: Metric, name: str, value: str) -> object:

@@ -18,6 +18,12 @@ MOST_RANDOM = 64
 
 Needs = Mapping[str, object]
 
+#: Two directions at a right angle whose elements add up to 0: in their plane a correlation is a cosine.
+_ACROSS = np.array([1.0, -1.0, 0.0]) / np.sqrt(2)
+_UP = np.array([1.0, 1.0, -2.0]) / np.sqrt(6)
+#: What a library raises at numbers that it cannot work with; another metric is not kept from its score by it.
+_FAILURES = (EvaluationError, ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError)
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -65,16 +71,23 @@ def score_all(
             else:
                 vectors = vectors or Vectors.of(X, ids)
                 plans[place] = metric.plan(vectors, **given)
-        except EvaluationError as error:
-            made[place] = error
+        except _FAILURES as error:
+            made[place] = _told(error)
     if vectors is not None and plans:
         feed(vectors, list(plans.values()), arrays)
     for place, plan in plans.items():
         try:
             made[place] = plan.score()
-        except EvaluationError as error:
-            made[place] = error
+        except _FAILURES as error:
+            made[place] = _told(error)
     return [one for one in made if one is not None]
+
+
+def _told(error: Exception) -> EvaluationError:
+    if isinstance(error, EvaluationError):
+        return error
+    message = f"cannot be computed with these parameters on these profiles ({type(error).__name__}: {error})"
+    return EvaluationError(message)
 
 
 def baselines(
@@ -193,7 +206,8 @@ def _shuffled(job: Job, n: int, seed: int, draw: int) -> Job:
 
 
 def _angles(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn counts (n,) into vectors (n, 2) whose cosine falls with the difference of their ranks."""
+    """Turn counts (n,) into vectors (n, 3) whose cosine, and correlation, falls with the difference of their ranks."""
     _, rank = np.unique(counts, return_inverse=True)
-    angle = rank / max(rank.max(initial=0), 1) * np.pi / 2
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    angle = rank[:, None] / max(rank.max(initial=0), 1) * np.pi / 2
+    made: NDArray[np.float64] = np.cos(angle) * _ACROSS + np.sin(angle) * _UP
+    return made

@@ -5,7 +5,6 @@ from itertools import groupby
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
 from warehouse.evaluation.records import Evaluation
@@ -59,8 +58,7 @@ def compare(evaluations: Sequence[Evaluation], draws: int = DRAWS, seed: int = 0
         message = f"{draws} draws give no 95 % interval: take 100 at least"
         raise EvaluationError(message)
     rows: list[dict[str, object]] = []
-    scored = [each for each in evaluations if each.failure is None]
-    keyed = [((each.asked.text, each.level, each.label_kind or ""), each) for each in scored]
+    keyed = [((each.asked.text, each.level, each.label_kind or ""), each) for each in evaluations]
     for _, group in groupby(sorted(keyed, key=lambda pair: _place(pair[0], keyed)), key=lambda pair: pair[0]):
         rows += _side_by_side([each for _, each in group], draws, seed)
     return pl.DataFrame(rows, schema=SCHEMA)
@@ -82,55 +80,73 @@ def _side_by_side(evaluations: list[Evaluation], draws: int, seed: int) -> list[
             "labels": each.label_kind,
             "feature_set": each.feature_set,
             "recipe": each.recipe,
-            "value": each.score.value,
+            "value": None if each.failure else each.score.value,
             "n": each.score.n,
         }
-        if own is None:
+        if each is not first:
+            row["than"] = _name(first)
+        if each.failure is not None:
+            row["note"] = each.failure
+        elif own is None:
             row["note"] = "no mean of queries: no interval"
-            if each is not first:
-                row |= {"than": _name(first), "difference": each.score.value - first.score.value}
+            if each is not first and first.failure is None:
+                row["difference"] = each.score.value - first.score.value
         else:
-            row["low"], row["high"] = _interval(own["value"].to_numpy(), draws, seed)
+            row["low"], row["high"] = _interval([own], draws, seed)
             if each is not first and reference is not None:
-                row |= _difference(own, reference, _name(first), draws, seed)
+                row |= _difference(own, reference, draws, seed)
+        if each is not first and first.failure is not None and "note" not in row:
+            row["note"] = f"{_name(first)} has no score"
         rows.append(row)
     return rows
 
 
-def _difference(
-    own: pl.DataFrame, reference: pl.DataFrame, than: str, draws: int, seed: int
-) -> dict[str, object]:
-    common = own.join(reference, on="key", suffix="_than", validate="1:1").sort("key")
-    lost = len(own) + len(reference) - 2 * len(common)
-    found: dict[str, object] = {"than": than, "n": len(common)}
+def _difference(own: pl.DataFrame, reference: pl.DataFrame, draws: int, seed: int) -> dict[str, object]:
+    mine = own.join(reference, on="key", how="semi").sort("key")
+    theirs = reference.join(own, on="key", how="semi").sort("key")
+    lost = len(own) + len(reference) - 2 * len(mine)
+    found: dict[str, object] = {"n": len(mine)}
     if lost:
-        found["note"] = f"{lost} queries are of one of the two only"
-    if common.is_empty():
+        what = "1 query is" if lost == 1 else f"{lost} queries are"
+        found["note"] = f"{what} of one of the two only"
+    if mine.is_empty():
         return found
-    gains = (common["value"] - common["value_than"]).to_numpy()
-    low, high = _interval(gains, draws, seed)
-    return found | {"difference": float(gains.mean()), "difference_low": low, "difference_high": high}
+    low, high = _interval([mine, theirs], draws, seed)
+    return found | {"difference": _mean(mine) - _mean(theirs), "difference_low": low, "difference_high": high}
 
 
-def _interval(values: NDArray[np.float64], draws: int, seed: int) -> tuple[float | None, float | None]:
-    """Percentiles 2.5 and 97.5 of the mean of (n,) values resampled `draws` times; none of a single value."""
-    n = len(values)
+def _mean(values: pl.DataFrame) -> float:
+    return float(values["total"].to_numpy().sum() / values["count"].to_numpy().sum())
+
+
+def _interval(sets: list[pl.DataFrame], draws: int, seed: int) -> tuple[float | None, float | None]:
+    """Percentiles 2.5 and 97.5 of a mean, or of the difference of two, keys resampled; none of a single key."""
+    n = len(sets[0])
     if n < 2:
         return None, None
-    # The same draws for every feature set with as many queries: the key is their number.
+    # The same draws for every feature set with as many keys.
     random = np.random.default_rng([seed, n])
     step = max(1, _AT_ONCE // n)
-    means = [
-        values[random.integers(n, size=(min(step, draws - done), n))].mean(axis=1)
-        for done in range(0, draws, step)
-    ]
+    means = []
+    for done in range(0, draws, step):
+        drawn = random.integers(n, size=(min(step, draws - done), n))
+        one, *other = (
+            each["total"].to_numpy()[drawn].sum(axis=1) / each["count"].to_numpy()[drawn].sum(axis=1)
+            for each in sets
+        )
+        means.append(one - other[0] if other else one)
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 
 def _values(evaluation: Evaluation) -> pl.DataFrame | None:
-    """What the value is the mean of: `key` and `value`, sorted by key; None where it is no mean."""
+    """What the value is the mean of: `total` and `count` of each `key`, sorted; None where it is no mean.
+
+    A row that is the query of several labels is one key: it is drawn, or not, with all of them.
+    """
     score = evaluation.score
+    if evaluation.failure is not None:
+        return None
     if score.unit == "query":
         names = pl.Series(evaluation.names, dtype=pl.String)
         found = pl.DataFrame({"key": names.gather(score.per_query["row"]), "value": score.per_query["value"]})
@@ -140,8 +156,8 @@ def _values(evaluation: Evaluation) -> pl.DataFrame | None:
         found = score.per_group.select(key, "value")
     else:
         return None
-    # A row can be the query of several labels: then its mean is drawn.
-    return found.drop_nulls().group_by("key").agg(pl.col("value").mean()).sort("key")
+    both = (pl.col("value").sum().alias("total"), pl.len().cast(pl.Float64).alias("count"))
+    return found.drop_nulls().group_by("key").agg(both).sort("key")
 
 
 def _name(evaluation: Evaluation) -> str:

@@ -29,7 +29,7 @@ class Inputs:
     assays: Path | None = None
 
     def marks(self) -> dict[str, str]:
-        """Hash the content of each file that is given.
+        """Hash the content of each file that is given, by its name here.
 
         Raises:
             EvaluationError: a file cannot be read.
@@ -40,28 +40,29 @@ class Inputs:
         }
 
 
-def clusters_of(path: Path, rows: pl.DataFrame) -> list[str | None]:
-    """Give each row its cluster; None where the file has none for it.
+def clusters_of(path: Path, rows: pl.DataFrame) -> tuple[list[str | None], int]:
+    """Give each row its cluster, None where the file has none for it; and count the lines that fit no row.
 
     Raises:
         EvaluationError: the file is none of this form, or fits no row.
     """
-    return _one_a_row(path, rows, "cluster").to_list()
+    found, lost = _one_a_row(path, rows, "cluster")
+    return found.to_list(), lost
 
 
-def folds_of(path: Path, rows: pl.DataFrame) -> NDArray[np.int64]:
-    """Give each row its fold, (n,) int64; -1 where the file has none for it.
+def folds_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
+    """Give each row its fold, (n,) int64, -1 where the file has none for it; and count the lines that fit no row.
 
     Raises:
         EvaluationError: the file is none of this form, fits no row, or a fold is no whole number from 0 on.
     """
-    found = _one_a_row(path, rows, "fold")
+    found, lost = _one_a_row(path, rows, "fold")
     numbers = found.cast(pl.Int64, strict=False)
     wrong = found.filter(found.is_not_null() & (numbers.is_null() | (numbers < 0)))
     if len(wrong):
         message = f"{path}: fold {wrong[0]!r} is no whole number from 0 on"
         raise EvaluationError(message)
-    return numbers.fill_null(-1).to_numpy()
+    return numbers.fill_null(-1).to_numpy(), lost
 
 
 def pairs_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
@@ -83,6 +84,7 @@ def pairs_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
     (column,) = columns
     if column not in rows.columns:
         raise unknown(column, f"column of this level, in {path}", rows.columns)
+    _refuse_lists(path, column, rows)
     where = rows.select(pl.col(column).cast(pl.String).alias("name")).with_row_index("row")
     where = where.filter(pl.col("name").is_not_null())
     asked = pl.concat([table[f"{column}_a"], table[f"{column}_b"]])
@@ -105,8 +107,8 @@ def pairs_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
     return found, len(table) - len(pairs)
 
 
-def assays_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
-    """Give a matrix (n, assays) of 0, 1 and NaN (no label), and the assays' names, sorted.
+def assays_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.float64], list[str], int]:
+    """Give a matrix (n, assays) of 0, 1 and NaN (no label), the assays' names, sorted, and the lines that fit no row.
 
     Raises:
         EvaluationError: the file is none of this form, fits no row, or has both 0 and 1 for one row and assay.
@@ -117,6 +119,11 @@ def assays_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.float64], list
     wrong = table["active"].filter(active.is_null() | ~active.is_in([0.0, 1.0]))
     if len(wrong):
         message = f"{path}: active is {wrong[0]!r}: write 1, or 0, and no line where it is not known"
+        raise EvaluationError(message)
+    if table["assay"].null_count():
+        message = (
+            f"{path}: {table['assay'].null_count()} lines name no assay: fill the column, or leave them out"
+        )
         raise EvaluationError(message)
     table = table.with_columns(active=active).unique()
     twice = table.filter(pl.struct(*keys, "assay").is_duplicated())
@@ -132,10 +139,10 @@ def assays_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.float64], list
     matrix = np.full((len(rows), len(names)), np.nan)
     place = {name: number for number, name in enumerate(names)}
     matrix[joined["row"].to_numpy(), [place[name] for name in joined["assay"]]] = joined["active"].to_numpy()
-    return matrix, names
+    return matrix, names, len(table.join(named, on=keys, how="anti"))
 
 
-def _one_a_row(path: Path, rows: pl.DataFrame, column: str) -> pl.Series:
+def _one_a_row(path: Path, rows: pl.DataFrame, column: str) -> tuple[pl.Series, int]:
     table = _table(path)
     keys = _keys(path, table, rows, (column,))
     table = table.select(*keys, column).unique()
@@ -148,7 +155,7 @@ def _one_a_row(path: Path, rows: pl.DataFrame, column: str) -> pl.Series:
     if found.null_count() == len(found):
         message = f"{path}: no line fits a row by {', '.join(keys)}"
         raise EvaluationError(message)
-    return found
+    return found, len(table.join(named, on=keys, how="anti"))
 
 
 def _keys(path: Path, table: pl.DataFrame, rows: pl.DataFrame, values: tuple[str, ...]) -> list[str]:
@@ -160,10 +167,17 @@ def _keys(path: Path, table: pl.DataFrame, rows: pl.DataFrame, values: tuple[str
     for name in keys:
         if name not in rows.columns:
             raise unknown(name, f"column of this level, in {path}", rows.columns)
+        _refuse_lists(path, name, rows)
     if not keys:
         message = f"{path} has only {', '.join(values)}: give a column that names rows too, such as treatment"
         raise EvaluationError(message)
     return keys
+
+
+def _refuse_lists(path: Path, name: str, rows: pl.DataFrame) -> None:
+    if rows[name].dtype.is_nested():
+        message = f"{path}: {name} is a list in each row, and names none: use treatment or compound"
+        raise EvaluationError(message)
 
 
 def _table(path: Path) -> pl.DataFrame:
@@ -171,9 +185,9 @@ def _table(path: Path) -> pl.DataFrame:
     _bytes(path, 1)
     try:
         if path.suffix == ".parquet":
-            table = pl.read_parquet(path).select(pl.all().cast(pl.String))
+            table = pl.read_parquet(path, glob=False).select(pl.all().cast(pl.String))
         else:
-            table = pl.read_csv(path, infer_schema=False)
+            table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, ValueError) as error:
         message = f"{path} is no CSV or Parquet table: {str(error).splitlines()[0]}"
         raise EvaluationError(message) from error

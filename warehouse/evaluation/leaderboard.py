@@ -8,6 +8,7 @@ import polars as pl
 
 from warehouse.errors import EvaluationError, WellhouseError
 from warehouse.evaluation.asked import AskedMetric, asked_metric
+from warehouse.evaluation.inputs import Inputs
 from warehouse.evaluation.records import conditions, fingerprint, label_kind, same_conditions
 from warehouse.lake import Lake
 from warehouse.names import unknown
@@ -23,7 +24,8 @@ class Board:
 
     Attributes:
         table: feature_set, recipe, one column a metric; NULL: never scored under these conditions.
-        best: (row number, column) of the best values, ties all, among those that are not stale.
+        best: (row number, column) of the best values, ties all, among those that are not stale; none where values are
+            of different numbers of queries.
         stale: (row number, column) of values whose profiles, labels or code have changed since.
         below: (row number, column) of values that are not above their baselines.
         notes: how to bring stale and missing values up to date.
@@ -36,6 +38,14 @@ class Board:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Cell:
+    value: float
+    n: int
+    is_above: bool | None
+    fingerprint: str | None
+
+
 def leaderboard(
     lake: Lake,
     *,
@@ -44,6 +54,8 @@ def leaderboard(
     level: str | None = None,
     where: str | None = None,
     batch_key: str = "batch",
+    inputs: Inputs | None = None,
+    seed: int = 0,
 ) -> Board:
     """Read the newest scores of all methods that were computed under one set of conditions.
 
@@ -54,6 +66,8 @@ def leaderboard(
         level: that they read; None: each its own.
         where: the predicate that they were computed under.
         batch_key: what counted as the same batch.
+        inputs: files that they were given.
+        seed: of metrics that draw.
 
     Raises:
         UnknownNameError: a name that is in no list.
@@ -61,13 +75,14 @@ def leaderboard(
     """
     if labels not in (*LABEL_KINDS, "treatment", "compound"):
         raise unknown(labels, "kind of label", (*LABEL_KINDS, "treatment", "compound"))
-    asked = [asked_metric(text) for text in metrics]
+    asked = [asked_metric(text, seed) for text in metrics]
+    marks = (inputs or Inputs()).marks()
     current: dict[tuple[str, str], str | None] = {}
-    cells: dict[tuple[str, str], dict[str, tuple[float | None, bool | None, str]]] = {}
+    cells: dict[tuple[str, str], dict[str, _Cell]] = {}
     for one in asked:
-        for feature_set, recipe, value, is_above, mark in _newest(lake, one, labels, level, where, batch_key):
-            key = (feature_set, recipe)
-            cells.setdefault(key, {}).setdefault(one.text, (value, is_above, mark))
+        wanted = conditions(one, where, batch_key, marks)
+        for key, cell in _newest(lake, one, labels, level, wanted):
+            cells.setdefault(key, {}).setdefault(one.text, cell)
             if key not in current:
                 current[key] = _current(lake, *key)
     if not cells:
@@ -77,37 +92,50 @@ def leaderboard(
         )
         raise EvaluationError(message)
     keys = sorted(cells)
-    columns = {one.text: [cells[key].get(one.text, (None, None, ""))[0] for key in keys] for one in asked}
+    of = {(row, text): cell for row, key in enumerate(keys) for text, cell in cells[key].items()}
+    columns = {
+        one.text: [of[row, one.text].value if (row, one.text) in of else None for row in range(len(keys))]
+        for one in asked
+    }
     table = pl.DataFrame(
         {"feature_set": [key[0] for key in keys], "recipe": [key[1] for key in keys], **columns},
         schema_overrides=dict.fromkeys(columns, pl.Float64),
     )
-    stale, below = set(), set()
-    for row, key in enumerate(keys):
-        for text, (_, is_above, mark) in cells[key].items():
-            if mark != current[key]:
-                stale.add((row, text))
-            if is_above is False:
-                below.add((row, text))
-    best = {place for one in asked for place in _best(columns[one.text], one, stale)}
-    return Board(table, frozenset(best), frozenset(stale), frozenset(below), _notes(table, stale, below))
+    stale = {place for place, cell in of.items() if cell.fingerprint != current[keys[place[0]]]}
+    below = {place for place, cell in of.items() if cell.is_above is False}
+    best: set[tuple[int, str]] = set()
+    unlike = []
+    for one in asked:
+        rows = {
+            row: cell for (row, text), cell in of.items() if text == one.text and (row, text) not in stale
+        }
+        counts = sorted({cell.n for cell in rows.values()})
+        if len(counts) > 1:
+            unlike.append(
+                f"{one.text} is over {counts[0]} to {counts[-1]} queries: not the same, so none is best"
+            )
+        elif rows:
+            values = [cell.value for cell in rows.values()]
+            top = max(values) if one.metric.higher_is_better else min(values)
+            best |= {(row, one.text) for row, cell in rows.items() if cell.value == top}
+    notes = (*_notes(table, stale, below), *unlike)
+    return Board(table, frozenset(best), frozenset(stale), frozenset(below), notes)
 
 
 def _newest(
-    lake: Lake, asked: AskedMetric, labels: str, level: str | None, where: str | None, batch_key: str
-) -> list[tuple[str, str, float | None, bool | None, str]]:
-    """Scores of a metric under these conditions, the newest of each method first."""
+    lake: Lake, asked: AskedMetric, labels: str, level: str | None, wanted: dict[str, object]
+) -> list[tuple[tuple[str, str], _Cell]]:
+    """Scores of a metric under these conditions, by feature set and recipe, the newest first."""
     found = lake.connection.execute(
-        "SELECT feature_set, recipe, value, is_above, fingerprint, label_kind, parameters FROM main.evaluations "
-        "WHERE metric = ? AND level = ? ORDER BY evaluated_at DESC, evaluation",
+        "SELECT feature_set, recipe, value, n, is_above, fingerprint, label_kind, parameters FROM main.evaluations "
+        "WHERE metric = ? AND level = ? AND value IS NOT NULL ORDER BY evaluated_at DESC, evaluation",
         [asked.metric.name, level or asked.metric.level],
     ).fetchall()
-    wanted = conditions(asked, where, batch_key)
     kind = label_kind(asked, labels)
     return [
-        (row[0], row[1], row[2], row[3], row[4])
+        ((row[0], row[1]), _Cell(*row[2:6]))
         for row in found
-        if row[5] == kind and same_conditions(row[6], wanted)
+        if row[6] == kind and same_conditions(row[7], wanted)
     ]
 
 
@@ -117,18 +145,6 @@ def _current(lake: Lake, feature_set: str, recipe: str) -> str | None:
         return fingerprint(lake, feature_set, recipe)
     except (WellhouseError, duckdb.CatalogException):
         return None
-
-
-def _best(
-    values: list[float | None], asked: AskedMetric, stale: set[tuple[int, str]]
-) -> list[tuple[int, str]]:
-    known = {
-        row: value for row, value in enumerate(values) if value is not None and (row, asked.text) not in stale
-    }
-    if not known:
-        return []
-    top = max(known.values()) if asked.metric.higher_is_better else min(known.values())
-    return [(row, asked.text) for row, value in known.items() if value == top]
 
 
 def _notes(table: pl.DataFrame, stale: set[tuple[int, str]], below: set[tuple[int, str]]) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def store(connection: duckdb.DuckDBPyConnection, evaluation: Evaluation, run: Ru
             score.value if math.isfinite(score.value) else None,
             score.n,
             json.dumps({**_conditions(asked, evaluation.setting), "correct": score.correct}),
-            json.dumps(score.left_out),
+            json.dumps(score.left_out if evaluation.failure is None else {"not scored": evaluation.failure}),
             evaluation.snapshot,
             run.run,
             now(),
@@ -150,7 +150,7 @@ def scored(
     slug = profiles.find_recipe(lake, feature_sets_of.find(lake, feature_set), recipe).name
     found = lake.connection.execute(
         "SELECT label_kind, parameters FROM main.evaluations "
-        "WHERE feature_set = ? AND recipe = ? AND metric = ? AND level = ? AND fingerprint = ?",
+        "WHERE feature_set = ? AND recipe = ? AND metric = ? AND level = ? AND fingerprint = ? AND value IS NOT NULL",
         [feature_set, slug, asked.metric.name, asked.metric.level, fingerprint(lake, feature_set, recipe)],
     ).fetchall()
     wanted = _conditions(asked, Setting(labels, where, batch_key))
@@ -166,9 +166,11 @@ def label_kind(asked: AskedMetric, labels: str) -> str | None:
     return (metric.label_kind or labels) if "labels" in metric.needs else None
 
 
-def conditions(asked: AskedMetric, where: str | None, batch_key: str) -> dict[str, object]:
+def conditions(
+    asked: AskedMetric, where: str | None, batch_key: str, inputs: dict[str, str]
+) -> dict[str, object]:
     """What two scores must have in common to be compared, as it is stored in `parameters`."""
-    return _conditions(asked, Setting("", where, batch_key))
+    return _conditions(asked, Setting("", where, batch_key, 0, inputs))
 
 
 def same_conditions(stored: str, wanted: dict[str, object]) -> bool:
@@ -182,7 +184,8 @@ def _conditions(asked: AskedMetric, setting: Setting) -> dict[str, object]:
         "where": setting.where,
         "batch_key": setting.batch_key,
         "parameters": asked.parameters,
-        "inputs": setting.inputs,
+        # Of the files of a call, those that this metric looks at.
+        "inputs": {name: mark for name, mark in setting.inputs.items() if name in asked.metric.needs},
         "seed": setting.seed,
     }
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import duckdb
 import polars as pl
 
-from warehouse.errors import EvaluationError
+from warehouse import feature_sets as feature_sets_of
+from warehouse import profiles
+from warehouse.errors import EvaluationError, ProfileError, WellhouseError
 from warehouse.evaluation import records, tables
-from warehouse.evaluation.asked import AskedMetric, asked_metric, asked_set
+from warehouse.evaluation.asked import AskedMetric, asked_metric, asked_set, check_seed
 from warehouse.evaluation.baselines import Baseline, Job, baselines, is_above, own_baselines, score_all
 from warehouse.evaluation.inputs import Inputs
 from warehouse.evaluation.records import Evaluation
@@ -16,9 +18,11 @@ from warehouse.evaluation.tables import Table
 from warehouse.lake import Lake
 from warehouse.metrics import Score
 from warehouse.metrics.passes import Arrays
+from warehouse.profiles import LABEL_KINDS
 from warehouse.runs import Run
 
-#: Draws of a baseline: a score that chance reaches is better than the best of five once in six times.
+#: Draws of a baseline, for metrics of pairs: where profiles say nothing, a score is better than all five of them
+#: once in six times. Metrics that cluster, train or rank within plates have one draw, and pass it every other time.
 DRAWS = 5
 
 
@@ -65,40 +69,41 @@ def evaluate(
         UnknownNameError: a name that is in no list.
         EvaluationError: no metric can be scored; the message says what the first one lacks.
     """
+    check_seed(seed)
     asked = [asked_metric(text, seed) for text in metrics]
     given = inputs or Inputs()
     setting = records.Setting(labels, where, batch_key, seed, given.marks())
+    own_run = Run(
+        "evaluate",
+        {
+            "feature_sets": list(feature_sets), "recipe": recipe, "labels": labels, "where": where, "level": level,
+            "batch_key": batch_key, "metrics": list(metrics), "baselines": baselines, "seed": seed,
+            "inputs": setting.inputs, "device": "cpu" if arrays is None else "given",
+        },
+    )  # fmt: skip
+    run = run or own_run
     made: list[Evaluation] = []
+    errors: list[WellhouseError] = []
     with lake.reading():
         snapshot = lake.snapshot()
         for text in feature_sets:
             feature_set, own = asked_set(text, recipe)
-            read: dict[str, Table] = {}
-            for metric in asked:
-                at = level or metric.metric.level
-                if at not in read:
-                    read[at] = _read(lake, feature_set, own, at, setting, given, metric)
             mark = records.fingerprint(lake, feature_set, own)
             scored: dict[int, Evaluation] = {}
-            for at, table in read.items():
+            for at in dict.fromkeys(level or metric.metric.level for metric in asked):
                 places = [i for i, metric in enumerate(asked) if (level or metric.metric.level) == at]
-                found = _score(table, [asked[i] for i in places], baselines, seed, arrays, setting)
-                scored |= {
-                    place: evaluation.of(snapshot, mark)
-                    for place, evaluation in zip(places, found, strict=True)
-                }
+                some = [asked[i] for i in places]
+                try:
+                    table = tables.read(lake, feature_set, own, at, where, labels, batch_key, given)
+                    found = _score(table, some, baselines, seed, arrays, setting)
+                except (EvaluationError, ProfileError) as error:
+                    slug = profiles.find_recipe(lake, feature_sets_of.find(lake, feature_set), own).name
+                    found = [_failed(feature_set, slug, at, one, error, setting) for one in some]
+                    errors.append(_named(some[0], error))
+                scored |= {place: each.of(snapshot, mark) for place, each in zip(places, found, strict=True)}
             made += [scored[place] for place in range(len(asked))]
-    failures = [each.failure for each in made if each.failure is not None]
-    if failures and len(failures) == len(made):
-        raise EvaluationError(failures[0])
-    own_run = Run(
-        "evaluate",
-        {
-            "feature_sets": list(feature_sets), "recipe": recipe, "labels": labels, "where": where,
-            "level": level, "batch_key": batch_key, "metrics": list(metrics),
-        },
-    )  # fmt: skip
-    run = run or own_run
+    if made and all(each.failure is not None for each in made):
+        raise errors[0] if errors else EvaluationError(made[0].failure)
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         run.record(lake)
@@ -111,24 +116,6 @@ def evaluate(
     return made
 
 
-def _read(
-    lake: Lake,
-    feature_set: str,
-    recipe: str,
-    level: str,
-    setting: records.Setting,
-    inputs: Inputs,
-    metric: AskedMetric,
-) -> Table:
-    try:
-        return tables.read(
-            lake, feature_set, recipe, level, setting.where, setting.labels, setting.batch_key, inputs
-        )
-    except EvaluationError as error:
-        message = f"{metric.metric.name}: {error}"
-        raise EvaluationError(message) from error
-
-
 def _score(
     table: Table,
     asked: list[AskedMetric],
@@ -138,6 +125,7 @@ def _score(
     setting: records.Setting,
 ) -> list[Evaluation]:
     X, ids = table.profiles.matrix, table.profiles.names()
+    of = (table.profiles.feature_set.name, table.profiles.recipe, table.profiles.level)
     found: dict[int, Score | EvaluationError] = {}
     jobs: dict[int, Job] = {}
     for place, one in enumerate(asked):
@@ -154,27 +142,33 @@ def _score(
     made = []
     for place, one in enumerate(asked):
         metric, score, own = one.metric, found[place], beside.get(place, {})
-        failure = None
         if isinstance(score, EvaluationError):
-            failure = str(score) if str(score).startswith(metric.name) else f"{metric.name}: {score}"
-            score = Score(math.nan, 0, None, pl.DataFrame(), None, {failure: len(ids)}, None)
+            made.append(
+                _failed(
+                    table.profiles.feature_set.name,
+                    table.profiles.recipe,
+                    table.profiles.level,
+                    one,
+                    score,
+                    setting,
+                )
+            )
+            continue
         above = is_above(score.value, own, metric.higher_is_better)
         own |= own_baselines(one, score)
-        kind = (metric.label_kind or table.labels) if "labels" in metric.needs else None
         made.append(
             Evaluation(
-                feature_set=table.profiles.feature_set.name,
-                recipe=table.profiles.recipe,
+                feature_set=of[0],
+                recipe=of[1],
                 asked=one,
-                level=table.profiles.level,
-                label_kind=kind,
+                level=of[2],
+                label_kind=records.label_kind(one, table.labels),
                 score=score,
                 names=tuple(ids),
                 setting=setting,
                 baselines=own,
                 is_above=above,
                 notes=tuple(table.notes),
-                failure=failure,
             )
         )
     return made
@@ -182,16 +176,49 @@ def _score(
 
 def _needs(table: Table, asked: AskedMetric) -> dict[str, object]:
     metric = asked.metric
-    try:
-        needs = table.needs(metric.needs, metric.label_kind)
-    except EvaluationError as error:
-        message = f"{metric.name}: {error}"
-        raise EvaluationError(message) from error
+    needs = table.needs(metric.needs, metric.label_kind)
     labels = needs.get("labels")
     if isinstance(labels, list) and not any(labels):
-        message = (
-            f"{metric.name}: no {table.name} has a label of kind {metric.label_kind or table.labels!r}: "
-            "bring labels with --annotations"
+        kind = metric.label_kind or table.labels
+        what = (
+            "has a label of kind {!r}: bring labels with --annotations"
+            if kind in LABEL_KINDS
+            else "has a {}: are there only negative controls, or no layout?"
         )
+        message = f"no {table.name} {what.format(kind)}"
         raise EvaluationError(message)
     return needs
+
+
+def _named(asked: AskedMetric, error: WellhouseError) -> WellhouseError:
+    """Say which metric could not be scored."""
+    if isinstance(error, ProfileError) or str(error).startswith(asked.metric.name):
+        return error
+    message = f"{asked.metric.name}: {error}"
+    return EvaluationError(message)
+
+
+def _failed(
+    feature_set: str,
+    recipe: str,
+    level: str,
+    asked: AskedMetric,
+    error: WellhouseError,
+    setting: records.Setting,
+) -> Evaluation:
+    """Make the evaluation that says why there is no score."""
+    failure = str(_named(asked, error))
+    empty = pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
+    return Evaluation(
+        feature_set=feature_set,
+        recipe=recipe,
+        asked=asked,
+        level=level,
+        label_kind=records.label_kind(asked, setting.labels),
+        score=Score(math.nan, 0, None, empty, None, {}, None),
+        names=(),
+        setting=setting,
+        baselines={},
+        is_above=None,
+        failure=failure,
+    )

@@ -82,22 +82,51 @@ class Table:
     def _brought(self, need: str) -> object:
         rows, inputs = self.profiles.rows, self.inputs
         if need == "clusters":
-            return None if inputs.clusters is None else clusters_of(inputs.clusters, rows)
+            if inputs.clusters is None:
+                return None
+            clusters, lost = clusters_of(inputs.clusters, rows)
+            self._tell_lost(lost, inputs.clusters)
+            return clusters
         if need == "folds":
-            return None if inputs.folds is None else folds_of(inputs.folds, rows)
+            if inputs.folds is None:
+                return None
+            folds, lost = folds_of(inputs.folds, rows)
+            self._tell_lost(lost, inputs.folds)
+            self._tell_parted(folds, inputs.folds)
+            return folds
         if need == "pairs":
-            pairs, lost = pairs_of(_given(inputs.pairs, "pairs"), rows)
-            if lost:
-                self.notes.append(
-                    f"{lost} pairs of {inputs.pairs} name a row that is not there, or the same twice"
-                )
+            path = _given(inputs.pairs, "pairs")
+            pairs, lost = pairs_of(path, rows)
+            what = "1 pair names" if lost == 1 else f"{lost} pairs name"
+            self._tell(f"{what} a row that is not there, or one row twice: {path}" if lost else None)
             return pairs
         if need in ("assays", "assay_names"):
-            matrix, names = assays_of(_given(inputs.assays, "assays"), rows)
+            path = _given(inputs.assays, "assays")
+            matrix, names, lost = assays_of(path, rows)
+            self._tell_lost(lost, path)
             return matrix if need == "assays" else names
         raise unknown(
             need, "need of a metric", (*_COLUMNS, "labels", "batches", "sources", "plates", "cell_counts")
         )
+
+    def _tell(self, note: str | None) -> None:
+        if note is not None and note not in self.notes:
+            self.notes.append(note)
+
+    def _tell_lost(self, lost: int, path: Path) -> None:
+        what = "1 line names" if lost == 1 else f"{lost} lines name"
+        self._tell(f"{what} no {self.profiles.level} of those scored: {path}" if lost else None)
+
+    def _tell_parted(self, folds: NDArray[np.int64], path: Path) -> None:
+        """Tell of compounds that are trained on and tested: a split by treatment flatters a method."""
+        if "compound" not in self.profiles.rows.columns:
+            return
+        split = self.profiles.rows.select("compound", fold=pl.Series(folds)).filter(pl.col("fold") >= 0)
+        parted = (
+            split.drop_nulls().group_by("compound").agg(pl.col("fold").n_unique()).filter(pl.col("fold") > 1)
+        )
+        what = "1 compound is" if len(parted) == 1 else f"{len(parted)} compounds are"
+        self._tell(f"{what} in several folds, and so trained on and tested: {path}" if len(parted) else None)
 
     def _column(self, name: str) -> pl.Series:
         if name not in self.profiles.rows.columns:

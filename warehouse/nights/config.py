@@ -254,10 +254,15 @@ def _after(table: dict[str, object], where: str) -> After:
             raise unknown(recipe, f"recipe to index or evaluate in {at}", (*made.recipes, "none"))
     for text in made.metrics:
         try:
-            asked_metric(text)
+            needs = asked_metric(text).metric.needs
         except WellhouseError as error:
             message = f"{at}: {error}"
             raise JobError(message) from error
+        if {"pairs", "assays"} & set(needs):
+            message = (
+                f"{at}: metric {text!r} needs a file, which a night cannot bring: use `wellhouse evaluate`"
+            )
+            raise JobError(message)
     if bool(made.metrics) != bool(made.evaluate):
         message = f"{at}: metrics and evaluate go together: name the metrics, and the recipes whose profiles they score"
         raise JobError(message)

@@ -277,8 +277,9 @@ def _evaluate(night: Night) -> Iterator[StepResult]:
 
 
 def _score(made: Evaluation) -> str:
-    value = "nothing to score" if made.failure else f"{made.score.value:.4f}"
-    return f"{made.asked.text} {value} (n = {made.score.n})"
+    if made.failure is not None:
+        return f"not scored: {made.failure}"
+    return f"{made.asked.text} {made.score.value:.4f} (n = {made.score.n})"
 
 
 def _compact(night: Night) -> Iterator[StepResult]:
