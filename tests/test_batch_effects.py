@@ -20,15 +20,17 @@ from warehouse.metrics.batch_effects import (
     METRICS,
     batch_classifier,
     batch_silhouette,
+    batch_silhouette_scib,
     clisi,
     graph_connectivity,
     ilisi,
     kbet,
     pc_regression,
     source_silhouette,
+    source_silhouette_scib,
 )
 from warehouse.metrics.grouped_rows import separated
-from warehouse.metrics.neighbour_graph import nearest
+from warehouse.metrics.neighbour_graph import nearest_euclidean
 
 N = 150
 FREE = [False] * N
@@ -51,7 +53,7 @@ def needs(metric, seed=0, strength=1.0, n=N):
         "labels": [{f"l{one}"} for one in label],
         "batches": batches,
         "sources": batches,
-        "treatments": [f"t{one}" for one in label * 4 + rng.integers(4, size=n)],
+        "treatments": [f"t{one}" for one in label * 2 + rng.integers(2, size=n)],
         "plates": [f"p{one}" for one in codes * 3 + rng.integers(3, size=n)],
         "controls": [False] * n,
     }
@@ -185,7 +187,7 @@ def test_copies_of_profiles_and_constant_features_are_no_fault(metric):
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 29))
 def test_neighbours_are_those_of_a_full_table(seed, k):
     X = np.random.default_rng(seed).integers(0, 4, size=(30, 5)) + 1e4
-    graph = nearest("here", X, k)
+    graph = nearest_euclidean("here", X, k)
     table = np.array([[np.sqrt(((a - b) ** 2).sum()) for a in X] for b in X])
     np.fill_diagonal(table, np.inf)
     expected = np.sort(table, axis=1)[:, :k]
@@ -200,7 +202,9 @@ def test_neighbours_much_nearer_than_the_search_can_tell_are_in_order():
     X = np.repeat(rng.normal(size=(5, 8)) * 100 + 1000, 6, axis=0) + rng.normal(size=(30, 8)) * 1e-6
     table = np.array([[np.sqrt(((a - b) ** 2).sum()) for a in X] for b in X])
     np.fill_diagonal(table, np.inf)
-    np.testing.assert_array_equal(nearest("here", X, 3).neighbours, np.argsort(table, axis=1)[:, :3])
+    np.testing.assert_array_equal(
+        nearest_euclidean("here", X, 3).neighbours, np.argsort(table, axis=1)[:, :3]
+    )
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -339,21 +343,64 @@ def test_fewer_rows_than_neighbours_are_explained():
         kbet(few, of, free, distance="l1")
 
 
+@pytest.mark.parametrize("k", [0, -1, N, 10**30])
+def test_neighbours_that_cannot_be_are_refused(k):
+    X, batches, _ = planted(8)
+    message = rf"{k} neighbours of each of 150 rows: ask for at least 1 and at most 149"
+    with pytest.raises(EvaluationError, match=f"graph_connectivity: {message}"):
+        graph_connectivity(X, batches, FREE, k=k)
+    if k:
+        with pytest.raises(EvaluationError, match=f"kbet: {message}"):
+            kbet(X, batches, FREE, k=k)
+    with pytest.raises(EvaluationError, match=rf"ilisi: (k=)?{k} neighbours of each of 150 rows: ask for"):
+        ilisi(X, batches, FREE, k=k)
+    for perplexity in (-1, 1, 10**30):
+        with pytest.raises(
+            EvaluationError, match=rf"perplexity {perplexity} with k=90: give one from 2 to k"
+        ):
+            ilisi(X, batches, FREE, perplexity=perplexity)
+
+
+@every
+def test_elements_whose_squares_overflow_are_refused_or_scaled(metric):
+    X, given = needs(metric, seed=3)
+    if "distance" in metric.parameters:
+        expected = metric.function(X, **given, distance="cosine").value
+        assert metric.function(X * 2.0**660, **given, distance="cosine").value == expected
+        given = given | {"distance": "euclidean"}
+    for large, shown in ((1e200, r"1e\+200"), (1e31, r"1e\+31")):
+        wide = X.copy()
+        wide[4, 2] = -large
+        with pytest.raises(
+            EvaluationError, match=rf"'w4' has -{shown} in feature 3 \(1 such profiles\), beyond 1e"
+        ):
+            metric.function(wide, **given, ids=[f"w{row}" for row in range(N)])
+    with pytest.raises(
+        EvaluationError, match=r"no element of 150 profiles is larger than .*e-200: below 1e-100"
+    ):
+        metric.function(X * 1e-200, **given)
+    expected = metric.function(X, **given).value
+    assert metric.function(X * 2.0**80, **given).value == pytest.approx(expected, abs=1e-3)
+
+
 # --- silhouettes
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-@pytest.mark.parametrize("metric", [batch_silhouette, source_silhouette])
-def test_batch_silhouettes_are_those_of_scikit_learn(metric, distance):
+@pytest.mark.parametrize(
+    ("metric", "within"),
+    [(batch_silhouette, batch_silhouette_scib), (source_silhouette, source_silhouette_scib)],
+)
+def test_batch_silhouettes_are_those_of_scikit_learn(metric, within, distance):
     X, batches, codes = planted(9)
     treatments = [f"t{row % 7}" for row in range(N)]
     treatments[5], treatments[6] = None, "alone"
-    score = metric(X, batches, treatments, FREE, distance=distance)
+    score = metric(X, batches, FREE, distance=distance)
     assert score.value == pytest.approx(silhouette_score(X, codes, metric=distance), abs=1e-8)
     np.testing.assert_allclose(
         score.per_query["value"], silhouette_samples(X, codes, metric=distance), rtol=0, atol=1e-8
     )
-    scib = metric(X, batches, treatments, FREE, distance=distance, form="scib")
+    scib = within(X, batches, treatments, FREE, distance=distance)
     means = []
     for name in sorted(set(treatments) - {None, "alone"}):
         rows = [row for row in range(N) if treatments[row] == name]
@@ -368,16 +415,40 @@ def test_batch_silhouettes_are_those_of_scikit_learn(metric, distance):
 
 def test_bad_silhouettes_are_explained():
     X, batches, _ = planted(10)
-    with pytest.raises(UnknownNameError, match=r"unknown form 'scibb'. Did you mean 'scib'"):
-        batch_silhouette(X, batches, ["t"] * N, FREE, form="scibb")
+    alone = [{f"b{row}"} for row in range(N)]
     with pytest.raises(
         EvaluationError, match=r"each of 150 rows has a batch of its own: a silhouette needs two"
     ):
-        batch_silhouette(X, [{f"b{row}"} for row in range(N)], ["t"] * N, FREE)
+        batch_silhouette(X, alone, FREE)
     with pytest.raises(
-        EvaluationError, match=r"no treatment has rows in two batches and two rows in one: take form=p"
+        EvaluationError, match=r"source_silhouette_scib: each of 150 rows has a source of its"
     ):
-        batch_silhouette(X, batches, [f"t{row}" for row in range(N)], FREE, form="scib")
+        source_silhouette_scib(X, alone, ["t"] * N, FREE)
+    with pytest.raises(
+        EvaluationError,
+        match=r"no treatment has rows in two batches and two rows in one: take batch_silhouette, which",
+    ):
+        batch_silhouette_scib(X, batches, [f"t{row}" for row in range(N)], FREE)
+
+
+@pytest.mark.parametrize("name", ["batch_silhouette", "source_silhouette"])
+def test_each_silhouette_has_its_own_better_end(name):
+    known = {metric.name: metric for metric in METRICS}
+    plain, within = known[name], known[f"{name}_scib"]
+    assert (plain.higher_is_better, within.higher_is_better) == (False, True)
+    assert (plain.range, within.range) == ((-1.0, 1.0), (0.0, 1.0))
+    # A stronger batch effect: one goes up, the other down.
+    weak, strong = (
+        {
+            metric.name: metric.function(
+                *needs(metric, 2, strength)[:1], **needs(metric, 2, strength)[1]
+            ).value
+            for metric in (plain, within)
+        }
+        for strength in (0.3, 4.0)
+    )
+    assert strong[plain.name] > weak[plain.name]
+    assert strong[within.name] < weak[within.name]
 
 
 # --- the classifier
@@ -428,6 +499,20 @@ def test_bad_classifiers_are_explained():
         batch_classifier(X, *given, classifier="svm")
     with pytest.raises(UnknownNameError, match=r"unknown grouping 'plate'. Did you mean 'plates'"):
         batch_classifier(X, *given, across="plate")
+
+
+@pytest.mark.parametrize(("classifier", "least"), [("knn", 5), ("lda", 3)])
+def test_fewer_training_rows_than_a_classifier_needs_are_explained(classifier, least):
+    rng = np.random.default_rng(0)
+    batches, treatments = [{name} for name in "ababa"], list("ttuuu")
+    given = (batches, treatments, ["p"] * 5, [False] * 5)
+    with pytest.raises(
+        EvaluationError,
+        match=rf"\d training rows in a fold of 2, where classifier={classifier} needs {least}: ask for more",
+    ):
+        batch_classifier(rng.normal(size=(5, 3)), *given, classifier=classifier, folds=2)
+    with pytest.raises(EvaluationError, match=r"-1 folds of 5 rows in 2 treatments .* ask for 2 to 2 folds"):
+        batch_classifier(rng.normal(size=(5, 3)), *given, folds=-1)
 
 
 # --- principal components
@@ -495,7 +580,7 @@ def test_plates_of_a_real_screen(data_dir):
     assert score.left_out == {"negative control": sum(controls)}
     assert own(score, "separated", k=90) < score.value < own(score, "shuffled", k=90)
     treatments = wells["Metadata_broad_sample"].to_list()
-    score = batch_silhouette(X, plates, treatments, controls)
+    score = batch_silhouette(X, plates, controls)
     assert score.value == pytest.approx(silhouette_score(X[kept], codes, metric="cosine"), abs=1e-8)
     assert own(score, "shuffled") < score.value < own(score, "separated")
     labelled = [
@@ -529,7 +614,7 @@ def test_all_agree_with_scib_metrics():
     names = [{f"l{one}"} for one in labels]
 
     def neighbours(k, with_self=True):
-        graph = nearest("here", X, k)
+        graph = nearest_euclidean("here", X, k)
         if not with_self:
             return NeighborsResults(indices=graph.neighbours, distances=graph.distances)
         return NeighborsResults(
@@ -560,10 +645,8 @@ def test_all_agree_with_scib_metrics():
         ),
     }
     for distance in ("cosine", "euclidean"):
-        found[f"batch_silhouette, {distance}"] = (
-            batch_silhouette(
-                X, batches, [f"t{one}" for one in labels], free, form="scib", distance=distance
-            ).value,
+        found[f"batch_silhouette_scib, {distance}"] = (
+            batch_silhouette_scib(X, batches, [f"t{one}" for one in labels], free, distance=distance).value,
             scib_metrics.silhouette_batch(X, labels, codes, metric=distance),
         )
     for name, (ours, theirs) in found.items():

@@ -299,6 +299,22 @@ def test_the_table_counts_assays_by_their_number_of_labels():
         ({"splits": 6}, EvaluationError, r"6 test splits: take 1 to 5, or give folds"),
         ({"dropout": 1.0}, EvaluationError, r"dropout 1.0: take 1 or more"),
         ({"hidden": 0}, EvaluationError, r"hidden 0, epochs"),
+        (
+            {"hidden": 10**9},
+            EvaluationError,
+            r"hidden 1000000000, epochs 100: take at most 65536 and 1000000",
+        ),
+        ({"epochs": 10**30}, EvaluationError, r"epochs 10{30}: take at most"),
+        ({"batch": -1}, EvaluationError, r"batch -1, patience 0"),
+        ({"learning_rate": 1e30}, EvaluationError, r"learning_rate 1e\+30, .* above 0 and up to 1"),
+        ({"learning_rate": float("nan")}, EvaluationError, r"learning_rate nan, .* above 0 and up to 1"),
+        ({"learning_rate": 0.0}, EvaluationError, r"learning_rate 0, weight_decay 0.0001: take"),
+        ({"weight_decay": float("inf")}, EvaluationError, r"weight_decay inf: .* decay from 0 to 1"),
+        (
+            {"X": np.full((160, 6), 1e200)},
+            EvaluationError,
+            r"has 1e\+200 in feature 1 \(160 such profiles\), b",
+        ),
         ({"folds": [0] * 160}, EvaluationError, r"the folds given are 0: give at least two"),
         ({"optimizer": "adm"}, UnknownNameError, r"unknown optimizer 'adm'. Did you mean 'adam'"),
     ],
@@ -307,6 +323,17 @@ def test_what_it_lacks_is_said(changes, error, message):
     X, Y, names, compounds = screen(18)
     with pytest.raises(error, match=message):
         bioactivity(**({"X": X, "assays": Y, "assay_names": names, "compounds": compounds} | changes))
+
+
+def test_a_profile_too_far_from_the_training_rows_is_explained():
+    X, Y, names, compounds = screen(18)
+    folds = np.arange(160) % 2
+    X[:, 0] = np.where(folds == 0, 1e29, 1e-29 * X[:, 0])
+    with pytest.raises(
+        EvaluationError,
+        match=r"predictions are no numbers any more, with learning_rate 0.01 and test profiles of up",
+    ):
+        bioactivity(X, Y, names, compounds, folds, **FAST)
 
 
 def test_a_profile_that_is_not_finite_is_named_and_a_score_of_another_kind_has_no_table():

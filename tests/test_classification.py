@@ -205,6 +205,13 @@ def test_folds_with_one_label_to_learn_from_are_counted():
         ({"k": 59}, EvaluationError, r"k is 59, and fold 0 has \d+ training rows: take 1 to that"),
         ({"splits": 21}, EvaluationError, r"21 folds of 20 compounds: a compound stays whole"),
         ({"splits": 1}, EvaluationError, r"1 folds of 20 compounds"),
+        ({"splits": -1}, EvaluationError, r"-1 folds of 20 compounds: .* take at least two folds"),
+        ({"k": 10**30}, EvaluationError, r"k is 10{30}, and fold 0 has \d+ training rows: take 1 to that"),
+        (
+            {"X": np.full((60, 5), 1e200)},
+            EvaluationError,
+            r"profile in row 0 has 1e\+200 in feature 1 \(60 such",
+        ),
         ({"folds": [0] * 60}, EvaluationError, r"the folds given are 0: give at least two"),
         ({"folds": [-1] * 60}, EvaluationError, r"the folds given are empty"),
         ({"folds": [0, 1]}, EvaluationError, r"2 folds for 60 profiles"),
@@ -219,6 +226,23 @@ def test_what_it_lacks_is_said(changes, error, message):
         knn_classification(**({"X": X, "labels": labels, "compounds": compounds} | changes))
 
 
+def test_a_perceptron_of_profiles_too_large_for_it_says_so():
+    X, labels, compounds = screen(11)
+    X[:, 0] *= 1e29
+    assert mlp_classification(X, labels, compounds, epochs=2).n == 60
+
+    def diverged(*_):
+        message = "Solver produced non-finite parameter weights"
+        raise ValueError(message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.neural_network.MLPClassifier.fit", diverged)
+        with pytest.raises(
+            EvaluationError, match=r"of up to .*e\+\d\d are too large to learn from: take scale=t"
+        ):
+            mlp_classification(X, labels, compounds, scale=False)
+
+
 def test_a_profile_that_is_not_finite_is_named():
     X, labels, compounds = screen(11)
     X[5, 1] = np.nan
@@ -226,11 +250,13 @@ def test_a_profile_that_is_not_finite_is_named():
         knn_classification(X, labels, compounds, ids=[f"w{i}" for i in range(60)])
 
 
-@pytest.mark.parametrize(("hidden", "epochs"), [("", 5), ("10,5", 5), ("0", 5), ("10", 0)])
+@pytest.mark.parametrize(
+    ("hidden", "epochs"), [("", 5), ("10,5", 5), ("0", 5), ("10", 0), ("9" * 9, 5), ("10", 10**7)]
+)
 def test_an_impossible_perceptron_is_explained(hidden, epochs):
     X, labels, compounds = screen(11)
     with pytest.raises(
-        EvaluationError, match=r"mlp_classification: hidden is .* and epochs \d: give units such as"
+        EvaluationError, match=r"mlp_classification: hidden is .* and epochs \d+: give units such as"
     ):
         mlp_classification(X, labels, compounds, hidden=hidden, epochs=epochs)
 

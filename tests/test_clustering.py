@@ -313,9 +313,18 @@ def test_bad_input_is_explained():
     assert ari(broken, labels, distance="euclidean").n == 12
     for count in (1, 13):
         with pytest.raises(
-            EvaluationError, match=rf"n_clusters={count} of 12 rows: ask for at least 2 and at most 12"
+            EvaluationError,
+            match=rf"n_clusters={count} of 12 rows with method=kmeans: ask for at least 2 and at most 12",
         ):
             ari(X, labels, n_clusters=count)
+    with pytest.raises(EvaluationError, match=r"n_clusters=12 of 12 rows with method=spectral: .* most 11"):
+        ari(X, labels, method="spectral", n_clusters=12)
+    assert ari(X, labels, method="spectral", n_clusters=11).n == 12
+    with pytest.raises(
+        EvaluationError, match=r"in row 0 has .*e\+\d+ in feature \d \(12 such profiles\), beyond 1e"
+    ):
+        ari(np.abs(X) * 1e200 + 1e40, labels, distance="euclidean")
+    assert ari(X * 1e200, labels).value == ari(X, labels).value
     with pytest.raises(UnknownNameError, match=r"unknown method of clustering 'leiden'"):
         ari(X, labels, method="leiden")
     with pytest.raises(UnknownNameError, match=r"unknown average of entropies 'mean'"):

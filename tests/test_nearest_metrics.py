@@ -11,7 +11,7 @@ from real_profiles import bbbc021
 from sklearn.neighbors import KNeighborsClassifier
 
 from warehouse.errors import EvaluationError, UnknownNameError
-from warehouse.metrics import nearest
+from warehouse.metrics import nearest, passes
 from warehouse.metrics.nearest import knn, nsb, nsb_wells, nsbp, nsc, nscb
 from warehouse.metrics.passes import Vectors, one_pass
 
@@ -118,6 +118,16 @@ def test_votes_and_their_ties():
     assert knn(X[:2], ["a", "a"], list("12"), batches[:2], k=9).value == 1
     one = knn(X, [{"a"}, {"b"}, {"a", "c"}, {"c"}, {"a"}], list("12345"), batches, k=1)
     assert one.per_query["predicted"][3] == "a; c"
+
+
+def test_more_neighbours_than_there_are_are_all(monkeypatch):
+    X, labels, batches, compounds = screen(5)
+    most = knn(X, labels, compounds, batches, k=len(X) - 1)
+    for k in (10**9, len(X)):
+        assert knn(X, labels, compounds, batches, k=k).per_query.equals(most.per_query)
+    # And where lists of neighbours, not similarities, decide how many rows are taken at a time.
+    monkeypatch.setattr(passes, "BLOCK", 5000)
+    assert knn(X, labels, compounds, batches, k=10**9).per_query.equals(most.per_query)
 
 
 def test_ties_go_to_the_first_row():

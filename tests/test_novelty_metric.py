@@ -1,5 +1,7 @@
 """Novelty: labels held out, against scikit-learn's AUROC over naive loops, and treatments without label."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from warehouse.errors import EvaluationError
 from warehouse.metrics import novelty as module
-from warehouse.metrics.novelty import novelty
+
+
+def novelty(X, labels, compounds, controls=None, **more):
+    """The metric, with no negative controls unless they are given."""
+    return module.novelty(X, labels, compounds, [False] * len(X) if controls is None else controls, **more)
 
 
 def circle(*degrees):
@@ -141,6 +147,45 @@ def test_a_treatment_is_not_near_to_its_own_compound():
     assert far.select("neighbour", "value").rows() == [(0, pytest.approx(np.cos(np.deg2rad(30))))]
 
 
+def test_negative_controls_are_neither_queries_nor_library():
+    X, sets, compounds = screen(7)
+    whole = novelty(X, sets, compounds)
+    # Controls between the others, one of them with a label and one that could not be compared.
+    rng = np.random.default_rng(0)
+    controls = np.isin(np.arange(90), np.arange(0, 90, 9))
+    wide = rng.normal(size=(90, 6))
+    kept = np.flatnonzero(~controls)[:70]
+    controls[np.setdiff1d(np.arange(90), kept)] = True
+    wide[kept] = X
+    wide[0] = np.nan
+    labels = [{"m0"} if row == 9 else set() for row in range(90)]
+    names = [None] * 90
+    for row, place in enumerate(kept.tolist()):
+        labels[place], names[place] = sets[row], compounds[row]
+    score = novelty(wide, labels, names, controls.tolist())
+    assert score.left_out == {"negative control": 20}
+    assert score.per_group.equals(whole.per_group)
+    rows = dict(enumerate(kept.tolist()))
+    assert score.per_query["row"].to_list() == [rows[row] for row in whole.per_query["row"]]
+    for column in ("p_value", "q_value", "is_novel"):
+        assert score.per_query[column].to_list() == whole.per_query[column].to_list()
+
+
+def test_memory_grows_with_rows_and_not_with_labels(monkeypatch):
+    n = 3000
+    monkeypatch.setattr(module, "BLOCK", 2**16)
+    X = np.random.default_rng(8).normal(size=(n, 4))
+    labels = [str(row // 2) for row in range(n)]
+    novelty(X[:10], labels[:10], range(10))
+    tracemalloc.start()
+    score = novelty(X, labels, range(n))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (score.n, score.left_out) == (n // 2, {})
+    # Blocks of half a megabyte, sets and lists of n; n cosines of each of the labels would be 36 MB.
+    assert peak < 10e6
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_neither_order_nor_names_nor_length_change_anything(seed):
@@ -173,6 +218,7 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch):
     [
         ({"labels": ["a"]}, r"1 labels for 70 profiles"),
         ({"compounds": ["a"]}, r"1 compounds for 70 profiles"),
+        ({"controls": [True]}, r"1 controls for 70 profiles"),
         ({"X": np.zeros((70, 2))}, r"profile in row 0 is all zeros \(70 such profiles\)"),
     ],
 )

@@ -65,6 +65,19 @@ def test_blocks_hold_all_products_in_order(device, size, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_a_pass_of_no_rows_or_no_columns_ends(device):
+    vectors, none, every = made(9), np.zeros(9, dtype=bool), np.ones(9, dtype=bool)
+    for rows, columns in [(none, every), (none, none)]:
+        seen = Seen(rows, columns)
+        one_pass(vectors, [seen], arrays(device))
+        assert seen.blocks == []
+    seen = Seen(every, none)
+    one_pass(vectors, [seen], arrays(device))
+    assert np.concatenate([rows for rows, _, _ in seen.blocks]).tolist() == list(range(9))
+    assert {similarity.shape[1] for _, _, similarity in seen.blocks} == {0}
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_rows_and_columns_that_no_plan_needs_are_left_out(device):
     vectors = made(9)
     rows, columns = np.zeros(9, dtype=bool), np.zeros(9, dtype=bool)

@@ -1,6 +1,8 @@
 """Average precision, against hand-worked values, copairs 0.5.5, scikit-learn, all orders, and published tables."""
 
+import tracemalloc
 from itertools import permutations
+from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from warehouse.errors import EvaluationError, UnknownNameError
 from warehouse.metrics import passes, ranking
 from warehouse.metrics.null import normalised
+from warehouse.metrics.passes import Vectors
 from warehouse.metrics.precision import (
     METRICS,
     average_precision,
@@ -23,8 +26,10 @@ from warehouse.metrics.precision import (
     map_replicates,
     map_vs_controls,
     mean_average_precision,
+    plan_cross_batch,
     plan_map,
 )
+from warehouse.metrics.relations import Groups
 
 
 def circle(*degrees):
@@ -265,6 +270,24 @@ MOA_SCREEN = {
     "BR00122247": ("Batch2", 0.70362),
     "BR00122246": ("Batch1", 0.724434),
 }
+
+
+def test_plates_of_controls_only_do_no_harm():
+    X = np.random.default_rng(2).normal(size=(12, 5))
+    treatments = ["a", "a", "b", "b", None, None] + [None] * 6
+    plates, controls = ["p"] * 6 + ["q"] * 6, [False] * 4 + [True] * 8
+    score = map_vs_controls(X, treatments, plates, controls, null=0)
+    alone = map_vs_controls(X[:6], treatments[:6], plates[:6], controls[:6], null=0)
+    assert (score.value, score.n) == (alone.value, 2)
+    # All plates, or a plate without controls.
+    with pytest.raises(
+        EvaluationError, match=r"map_vs_controls: no query is left \(6 with negative control\)"
+    ):
+        map_vs_controls(X[6:], treatments[6:], plates[6:], controls[6:])
+    with pytest.raises(
+        EvaluationError, match=r"no query is left \(4 with no negative control on its plate, 6 with neg"
+    ):
+        map_vs_controls(X[:10], treatments[:10], ["p"] * 4 + ["q"] * 6, [False] * 4 + [True] * 6)
 
 
 @pytest.mark.parametrize("plate", MOA_SCREEN)
@@ -551,6 +574,63 @@ def test_cross_batch_takes_matches_of_other_batches_only():
         map_cross_batch(X, labels, batches)
     with pytest.raises(EvaluationError, match=r"5 sources for 6 profiles"):
         map_cross_source(X, labels, batches[:5])
+
+
+def naive_shared(sets, a, b):
+    return sorted(sets[a] & sets[b])
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_groups_equal_sets_however_many_a_row_has(seed):
+    rng = np.random.default_rng(seed)
+    names = [f"g{i:02d}" for i in range(40)]
+    most = int(rng.integers(1, 9))
+    sets = [set(rng.choice(names, rng.integers(0, most), replace=False).tolist()) for _ in range(25)]
+    if rng.random() < 0.7:
+        sets[4], sets[9] = set(names), set(names[10:])
+    groups, known = Groups.of_sets(sets), sorted(set().union(*sets))
+    rows, others = rng.integers(0, 25, (2, 300))
+    expected = [naive_shared(sets, a, b) for a, b in zip(rows, others, strict=True)]
+    np.testing.assert_array_equal(groups.shared(rows, others), [bool(own) for own in expected])
+    pair, group = groups.common(rows, others)
+    assert [(p, known[g]) for p, g in zip(pair, group, strict=True)] == [
+        (p, name) for p, own in enumerate(expected) for name in own
+    ]
+    place, other = groups.pairs(rows[:20])
+    assert list(zip(place.tolist(), other.tolist(), strict=True)) == [
+        (p, b) for p, row in enumerate(rows[:20]) for b in range(25) if sets[row] & sets[b]
+    ]
+    sizes = [sum(len(sets[row] & sets[b]) for b in range(25)) for row in rows]
+    np.testing.assert_array_equal(groups.count(rows), sizes)
+    np.testing.assert_array_equal(groups.any(rows), [bool(sets[row]) for row in rows])
+
+
+def test_one_row_of_many_groups_costs_the_others_nothing():
+    sets = [{f"p{i % 1000}", f"p{i % 999}"} for i in range(5000)]
+    sets[7] = {f"p{i}" for i in range(1000)}
+    rows = np.random.default_rng(0).integers(0, 5000, 20_000)
+    tracemalloc.start()
+    groups = Groups.of_sets(sets)
+    start = perf_counter()
+    found = groups.shared(rows, rows[::-1])
+    took = perf_counter() - start
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15 * 2**20  # a table of 5,000 x 1,000 is 38 MiB
+    assert took < 5  # a loop over the slots of both takes a minute
+    expected = [bool(sets[a] & sets[b]) for a, b in zip(rows, rows[::-1], strict=True)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_batches_of_profiles_that_are_not_compared_are_not_looked_at():
+    X = np.random.default_rng(1).normal(size=(9, 4))
+    labels = ["a", "a", "b", "b", "a", "b", None, None, "c"]
+    batches = [{"1"}, {"2"}, {"1"}, {"2"}, {"3"}, {"3"}, {str(i) for i in range(500)}, {"1"}, set()]
+    plan = plan_cross_batch(Vectors.of(X), labels, batches)
+    (unless,) = plan._ranking.relation.unless
+    assert unless.any(np.arange(9)).tolist() == [True] * 6 + [False] * 3
+    assert map_cross_batch(X, labels, batches).left_out == {"no batch": 1, "no label": 2}
 
 
 def test_a_batch_effect_lowers_cross_batch_precision_and_not_that_of_replicates():

@@ -1,6 +1,7 @@
 """Replicates against non-replicates and controls: plain loops from the definitions, scikit-learn, SciPy, by hand."""
 
 import math
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,8 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
 
 from warehouse.errors import EvaluationError, UnknownNameError
-from warehouse.metrics import against_controls, replicates
+from warehouse.metrics import against_controls, directions, replicates
+from warehouse.metrics.order import Sharing
 from warehouse.metrics.replicates import (
     grit,
     mp_value,
@@ -55,7 +57,7 @@ def test_percent_replicating_equals_a_loop_over_its_own_draws(monkeypatch, kind)
     )
     score = percent_replicating(X, labels, similarity=kind, nulls=300)
     near = similarities(X, kind)
-    null = np.concatenate([rows for rows in drawn if len(rows) > 1])
+    null = np.concatenate([rows[:, 0] for rows in drawn if len(rows) > 1])
     assert null.shape == (300, 3)
     # No draw holds two replicates, or a control.
     assert all(len({min(labels[row]) for row in rows}) == 3 for rows in null)
@@ -110,6 +112,65 @@ def test_more_wells_than_treatments_still_have_a_null():
     assert between.min() <= score.per_group["threshold"][0] <= between.max()
     with pytest.raises(EvaluationError, match=r"all 6 profiles have one label"):
         percent_replicating(X[:6], labels[:6])
+
+
+def test_of_a_large_group_a_bounded_number_of_pairs_is_compared(monkeypatch):
+    """Up to 128 wells all; of more, those within up to 8 teams of 64, in the treatment and in its null."""
+    X, labels, _, _ = screen(13, treatments=2, wells=300, controls=0, width=8)
+    X[:300] += np.linspace(-1, 1, 8)
+    labels[300 + 128 :] = [{f"u{i // 2}"} for i in range(172)]
+    compared = []
+    grams = directions.grams
+    monkeypatch.setattr(
+        directions, "grams", lambda v, rows: compared.append(rows.size * rows.shape[1]) or grams(v, rows)
+    )
+    score = percent_replicating(X, labels, nulls=30)
+    assert sum(compared) == 31 * 4 * 64**2 + 31 * 128**2 + 86 * 4 + 30 * 4
+    near = similarities(X, "correlation")
+    by_label = {label: (median, value) for label, value, median, _, _ in score.per_group.rows()}
+    assert by_label["t1"][0] == pytest.approx(
+        np.median(near[300:428, 300:428][np.triu_indices(128, 1)]), abs=1e-9
+    )
+    # 8,064 of 44,850 pairs: four standard deviations of a median.
+    own = near[:300, :300][np.triu_indices(300, 1)]
+    assert by_label["t0"][0] == pytest.approx(np.median(own), abs=4 * 1.25 * own.std() / 8064**0.5)
+    assert (by_label["t0"][1], score.n) == (1, 88)
+    # The order of rows does not matter.
+    turned = np.random.default_rng(0).permutation(len(X))
+    assert percent_replicating(X[turned], [labels[row] for row in turned], nulls=30).per_group.equals(
+        score.per_group
+    )
+
+
+def test_the_few_pairs_of_two_compounds_in_a_large_label_are_found():
+    X, labels, _, _ = screen(14, treatments=2, wells=400, controls=0, width=8)
+    compounds = ["a"] * 399 + ["b"] + [f"c{i}" for i in range(400)]
+    score = percent_matching(X, labels, compounds, nulls=20, seed=3)
+    near = similarities(X, "correlation")
+    # A pair that the teams hold, or all there are.
+    first = score.per_group["median"][0]
+    assert np.abs(near[399, :399] - first).min() < 0.1
+    monkeyed = pytest.MonkeyPatch()
+    monkeyed.setattr(directions, "medians", lambda *_: np.array([np.nan]))
+    score = percent_matching(X, labels, compounds, nulls=20)
+    monkeyed.undo()
+    assert score.per_group["median"][0] == pytest.approx(np.median(near[399, :399]), abs=1e-9)
+
+
+def test_one_profile_of_many_labels_is_quickly_compared():
+    """Sets with shared labels are found by their labels, not by their pairs."""
+    X, labels, _, _ = screen(15, treatments=150, wells=2, controls=0, width=6)
+    labels[0] = {f"x{i}" for i in range(300)} | {"t0"}
+    labels[7] = {"t3", "x5"}
+    sharing = Sharing.of_sets(labels)
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([rng.integers(0, 9, (30, 6)), rng.integers(0, 300, (200, 6))])
+    expected = [
+        [any(labels[row] & labels[other] for other in own[:i]) for i, row in enumerate(own)] for own in drawn
+    ]
+    np.testing.assert_array_equal(sharing.repeated(drawn), expected)
+    score = percent_matching(X, labels, list(range(300)), nulls=50)
+    assert (score.n, score.per_group.filter(pl.col("label") == "x5")["n"][0]) == (151, 2)
 
 
 def test_percent_matching_leaves_out_the_same_compound():
@@ -168,6 +229,21 @@ def test_replicate_reproducibility_equals_a_loop(kind, wells):
     groups = score.per_group
     assert groups["n_pairs"].to_list() == [wells * (wells - 1) // 2] * 12
     assert (groups["value"] * groups["n_pairs"]).sum() == pytest.approx(above.sum())
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_pairs_that_are_too_many_to_list_are_counted_in_passes(monkeypatch, several):
+    X, labels, _, _ = screen(16, treatments=7, wells=9, controls=5)
+    X[3] = X[4] = X[5]
+    if several:
+        labels = [own | ({"t0"} if row % 5 == 0 and own else set()) for row, own in enumerate(labels)]
+    listed = replicate_reproducibility(X, labels)
+    monkeypatch.setattr(replicates, "LISTED", 100)
+    monkeypatch.setattr(replicates, "OF_GROUP", 50)
+    passed = replicate_reproducibility(X, labels)
+    assert (passed.value, passed.n, passed.correct) == (listed.value, listed.n, listed.correct)
+    assert passed.per_group.equals(listed.per_group)
+    assert 0 < passed.value < 1
 
 
 def test_on_a_real_screen(data_dir):
@@ -292,6 +368,43 @@ def test_mp_value_equals_scikit_learn(monkeypatch, wells, controls, width):
     assert score.left_out == {"negative control": controls}
 
 
+def test_mp_value_by_the_pseudo_inverse_where_a_feature_of_the_controls_is_constant():
+    rng = np.random.default_rng(3)
+    X = np.zeros((14, 2))
+    X[:, 0] = 1 + 0.3 * rng.normal(size=14)
+    X[10:, 1] = 0.5
+    score = mp_value(X, [set()] * 10 + [{"t"}] * 4, [True] * 10 + [False] * 4)
+    # By definition, over the directions in which the controls vary; both components are kept.
+    far = X[10:].mean(axis=0) - X[:10].mean(axis=0)
+    expected = far @ np.linalg.pinv(np.cov(X[:10].T, bias=True), rcond=1e-10) @ far
+    assert score.per_group["distance"][0] == pytest.approx(expected, rel=1e-9)
+    assert expected < 10
+    # A deal with wells among the controls sees the shift, and is as far or farther.
+    assert score.per_group["mp_value"][0] > 0.05
+
+
+@pytest.mark.parametrize(("wells", "controls", "width"), [(40, 60, 8), (6, 60, 30), (25, 60, 26)])
+def test_deals_in_parts_and_the_smaller_side_change_nothing(monkeypatch, wells, controls, width):
+    rng = np.random.default_rng(4)
+    both = rng.normal(size=(wells + controls, width))
+    deals = np.stack([rng.permutation(len(both))[:wells] for _ in range(7)])
+    expected = by_scikit_learn(both[:wells], both[wells:], deals)
+    for held in (2**22, wells * width * 3, 1):
+        monkeypatch.setattr(against_controls, "DEALT", held)
+        np.testing.assert_allclose(against_controls._distances(both, deals), expected, rtol=1e-9)
+
+
+def test_a_large_group_takes_no_more_memory_than_a_block():
+    rng = np.random.default_rng(5)
+    both = rng.normal(size=(900, 10))
+    deals = np.stack([rng.permutation(900)[:600] for _ in range(40)])
+    tracemalloc.start()
+    against_controls._distances(both, deals)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * 2**20  # 40 matrices of 600 x 600 are 110 MiB
+
+
 def test_mp_values_are_small_for_what_does_something_and_spread_for_what_does_not():
     X, labels, is_control, _ = screen(10, treatments=80, controls=60, width=10, effect=3.0)
     score = mp_value(X, labels, is_control)
@@ -377,6 +490,9 @@ def test_wrong_parameters_and_missing_controls_are_explained():
         percent_replicating(X, labels, nulls=0)
     with pytest.raises(EvaluationError, match=r"mp_value: permutations is 0"):
         mp_value(X, labels, controls, permutations=0)
+    for alpha in (5, 0, 1, -0.1, np.nan):
+        with pytest.raises(EvaluationError, match=rf"mp_value: alpha is {alpha}: take one between 0 and 1"):
+            mp_value(X, labels, controls, alpha=alpha)
     with pytest.raises(EvaluationError, match=r"mp_value: 1 negative controls among 23 wells"):
         mp_value(X, labels, np.arange(23) == 22)
     X[controls] = 1

@@ -234,6 +234,22 @@ def test_pooled_controls_are_as_many_as_the_wells():
         ({"null": "plate"}, UnknownNameError, r"unknown null 'plate'. Did you mean 'plates'"),
         ({"alpha": 0.0}, EvaluationError, r"alpha is 0.0 and draws 10000: take alpha between 0 and 1"),
         ({"draws": 0}, EvaluationError, r"alpha is 0.05 and draws 0"),
+        (
+            {"draws": 10**30},
+            EvaluationError,
+            r"draws 10{30}: take alpha between 0 and 1, and 1 to 1000000 draws",
+        ),
+        ({"alpha": float("nan")}, EvaluationError, r"alpha is nan"),
+        (
+            {"X": np.full((30, 6), 1e200)},
+            EvaluationError,
+            r"has 1e\+200 in feature 1 \(30 such profiles\), beyond",
+        ),
+        (
+            {"X": np.full((30, 6), 1e-200)},
+            EvaluationError,
+            r"no element of 30 profiles is larger than 1e-200: b",
+        ),
         ({"plates": ["p"]}, EvaluationError, r"1 plates for 30 profiles"),
         ({"controls": [False] * 30}, EvaluationError, r"18 with no treatment.*|12 with no negative control"),
     ],

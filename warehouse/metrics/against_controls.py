@@ -28,6 +28,13 @@ Mask = NDArray[np.bool_]
 VARIANCE = 0.9
 #: What rounding alone makes of the spread of equal similarities.
 FLAT = 1e-9
+#: Share of the largest variance below which there is none, in `mp_value`.
+SINGULAR = 1e-12
+#: Share of the variance of all wells in some direction that the rest of a deal has, below which the pseudo-inverse
+#: decides. (The last component has a tenth of the whole variance, by the number of features, at the least.)
+DOUBTFUL = 1e-6
+#: Elements of the deals that are held at a time: 32 MiB.
+DEALT = 2**22
 
 
 def grit(
@@ -127,7 +134,8 @@ def mp_value(
 
     For each treatment: principal components of its wells and the controls together, as many as keep 90 % of the
     variance; the Mahalanobis distance of the mean of its wells from that of the controls, by the controls' covariance
-    (over their number; a pseudo-inverse where it is singular); the same after dealing the wells anew to treatment and
+    (over their number; a pseudo-inverse where it is singular: where the variance in some direction is below 1e-12 of
+    the largest); the same after dealing the wells anew to treatment and
     controls. The mp-value is the share of deals whose distance is at least as large. (cytominer-eval also scales the
     components, which changes no such distance.)
 
@@ -145,8 +153,8 @@ def mp_value(
         A score over treatments: `per_group` has label, value (1 below alpha), mp_value, distance (squared), n (wells).
 
     Raises:
-        EvaluationError: a well is zero or not finite, a length differs, there are fewer than two controls, they are
-            all alike, or no treatment is left.
+        EvaluationError: a well is zero or not finite, a length differs, permutations or alpha does not fit, there are
+            fewer than two controls, they are all alike, or no treatment is left.
 
     Source:
         Hutz et al. 2013; cytominer-eval, `mp_value`.
@@ -156,6 +164,9 @@ def mp_value(
     check_length("controls", controls, n)
     if permutations < 1:
         message = f"mp_value: permutations is {permutations}; it must be at least 1"
+        raise EvaluationError(message)
+    if not 0 < alpha < 1:
+        message = f"mp_value: alpha is {alpha}: take one between 0 and 1, such as 0.05"
         raise EvaluationError(message)
     is_control, sets = _split(labels, controls)
     labelled = np.array([bool(row) for row in sets], dtype=bool)
@@ -219,9 +230,9 @@ def _distances(wells: Floats, deals: Rows) -> Floats:
     """Squared Mahalanobis distance of the mean of the wells of each deal from the mean of the rest.
 
     With scores Y (rows summing to zero) of scatter L and r wells P dealt out of r + c, the scatter of the rest about
-    its mean is A = L - VᵀV, V = [P; s/√c], s the sum of P; the difference of the means is s (1/r + 1/c). By Woodbury,
-    sᵀA⁻¹s = g + hᵀ(I - M)⁻¹h, where g = sᵀL⁻¹s, M = VL⁻¹Vᵀ and h = VL⁻¹s are sums of elements of YL⁻¹Yᵀ, which is
-    made once for all deals.
+    its mean is A = L - VᵀV, V = [P; s/√c], s the sum of P; the difference of the means is s (1/r + 1/c). In units in
+    which L is 1, sᵀA⁻¹s is sᵀ(1 - VᵀV)⁻¹s, or by Woodbury sᵀs + hᵀ(1 - VVᵀ)⁻¹h, h = Vs: whichever is smaller. The
+    smallest eigenvalue of either is how much of its variance the rest has kept in any direction.
     """
     total, size = len(wells), deals.shape[1]
     rest = total - size
@@ -236,18 +247,26 @@ def _distances(wells: Floats, deals: Rows) -> Floats:
     scores = centred @ directions if is_tall else directions * np.sqrt(variance)
     if kept > rest - 1:
         return np.array([_by_pseudo_inverse(scores, own) for own in deals])
-    dealt = (scores / np.sqrt(variance))[deals]
-    leverage = dealt @ dealt.transpose(0, 2, 1)
-    sums = leverage.sum(axis=2)
-    g = sums.sum(axis=1)
-    h = np.concatenate([sums, g[:, None] / np.sqrt(rest)], axis=1)
-    m = np.empty((len(deals), size + 1, size + 1))
-    m[:, :size, :size] = leverage
-    m[:, :size, size] = m[:, size, :size] = sums / np.sqrt(rest)
-    m[:, size, size] = g / rest
-    solved = np.linalg.solve(np.eye(size + 1) - m, h[:, :, None])[:, :, 0]
-    quadratic = g + (h * solved).sum(axis=1)
-    return np.asarray(rest * (1 / size + 1 / rest) ** 2 * quadratic)
+    scaled = scores / np.sqrt(variance)
+    step = max(1, DEALT // (size * kept + min(size + 1, kept) ** 2))
+    quadratic, smallest = np.empty(len(deals)), np.empty(len(deals))
+    for first in range(0, len(deals), step):
+        part = slice(first, first + step)
+        dealt = scaled[deals[part]]
+        sums = dealt.sum(axis=1)
+        v = np.concatenate([dealt, sums[:, None] / np.sqrt(rest)], axis=1)
+        is_wide = kept > size + 1
+        scatter = v @ v.transpose(0, 2, 1) if is_wide else v.transpose(0, 2, 1) @ v
+        values, axes = np.linalg.eigh(np.eye(scatter.shape[1]) - scatter)
+        smallest[part] = values[:, 0]
+        h = (v @ sums[:, :, None] if is_wide else sums[:, :, None]).transpose(0, 2, 1) @ axes
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = (h[:, 0] ** 2 / values).sum(axis=1)
+        quadratic[part] = found + (sums**2).sum(axis=1) if is_wide else found
+    made = rest * (1 / size + 1 / rest) ** 2 * quadratic
+    for i in np.flatnonzero(~(smallest > DOUBTFUL)).tolist():
+        made[i] = _by_pseudo_inverse(scores, deals[i])
+    return np.asarray(made)
 
 
 def _by_pseudo_inverse(scores: Floats, own: Rows) -> float:
@@ -256,5 +275,7 @@ def _by_pseudo_inverse(scores: Floats, own: Rows) -> float:
     is_rest[own] = False
     rest = scores[is_rest]
     difference = scores[own].mean(axis=0) - rest.mean(axis=0)
-    inverse = np.linalg.pinv(np.cov(rest.T, bias=True).reshape(len(difference), -1), hermitian=True)
+    inverse = np.linalg.pinv(
+        np.cov(rest.T, bias=True).reshape(len(difference), -1), rcond=SINGULAR, hermitian=True
+    )
     return float(difference @ inverse @ difference)

@@ -21,111 +21,135 @@ from warehouse.metrics.clustering import silhouettes
 from warehouse.metrics.grouped_rows import BASELINES, Grouped, of_one_batch, plural, scenes
 from warehouse.metrics.registry import Metric
 from warehouse.metrics.score import Score, check_length
-from warehouse.names import unknown
-
-FORMS = ("plain", "scib")
 
 
 def batch_silhouette(
     X: NDArray[np.floating],
     batches: Sequence[Collection[str]],
-    treatments: Sequence[str | None],
     controls: Sequence[bool],
     ids: Sequence[str] | None = None,
     *,
-    form: str = "plain",
     distance: str = "cosine",
     keep_controls: bool = False,
     seed: int = 0,
 ) -> Score:
     """Mean silhouette of rows with their batches as clusters: 1 apart, 0 or less mixed. Lower is better.
 
-    With ``form=scib`` higher is better: the mean of 1 - |s|, from 0 to 1, over the rows of a treatment, s among its
-    own rows only, and then over treatments, so that what differs between treatments does not count.
-
     Args:
         X: (n, d) profiles.
         batches: n sets; rows with none or several are left out.
-        treatments: n treatments; for ``form=scib`` only, which leaves out rows of none, and of those that are in one
-            batch only or have each row in another batch.
         controls: n booleans, negative controls.
         ids: n names for messages.
-        form: ``plain`` (Kim) or ``scib``.
-        distance: ``cosine`` (1 - cosine), or ``euclidean`` (scib, and much slower, as it takes all pairs).
+        distance: ``cosine`` (1 - cosine), or ``euclidean`` (much slower, as it takes all pairs).
         keep_controls: count negative controls too.
         seed: of the baselines.
 
     Returns:
-        A score, the mean over rows (`scib`: over treatments). `per_query` has the silhouette s of each row (`scib`:
-        1 - |s|); `per_group` baseline, value.
+        A score, the mean over rows. `per_query` has the silhouette of each row; `per_group` baseline, value.
 
     Raises:
         EvaluationError: a length differs, a row that is used is not finite or (cosine) all zeros, there is one batch
-            only, each row has a batch of its own, or (`scib`) no treatment is left.
-        UnknownNameError: no such form or distance.
+            only, or each row has a batch of its own.
+        UnknownNameError: no such distance.
 
     Source:
-        Rousseeuw 1987; Kim et al. 2025, Methods, silhouette score; Luecken et al. 2022, batch ASW.
+        Rousseeuw 1987; Kim et al. 2025, Methods, silhouette score.
     """
-    return _silhouette(
-        "batch_silhouette",
-        "batch",
-        X,
-        batches,
-        treatments,
-        controls,
-        ids,
-        form,
-        distance,
-        keep_controls,
-        seed,
-    )
+    own = _of_batches("batch_silhouette", "batch", X, batches, controls, ids, distance, keep_controls)
+    return _over_rows(own, seed)
 
 
 def source_silhouette(
+    X: NDArray[np.floating],
+    sources: Sequence[Collection[str]],
+    controls: Sequence[bool],
+    ids: Sequence[str] | None = None,
+    *,
+    distance: str = "cosine",
+    keep_controls: bool = False,
+    seed: int = 0,
+) -> Score:
+    """`batch_silhouette` with sources (laboratories) in the place of batches. Lower is better."""
+    own = _of_batches("source_silhouette", "source", X, sources, controls, ids, distance, keep_controls)
+    return _over_rows(own, seed)
+
+
+def batch_silhouette_scib(
+    X: NDArray[np.floating],
+    batches: Sequence[Collection[str]],
+    treatments: Sequence[str | None],
+    controls: Sequence[bool],
+    ids: Sequence[str] | None = None,
+    *,
+    distance: str = "cosine",
+    keep_controls: bool = False,
+    seed: int = 0,
+) -> Score:
+    """Mean of 1 - |silhouette| by batch, within each treatment: 1 mixed, 0 apart. Higher is better.
+
+    The silhouette of a row is taken among the rows of its own treatment, so that what differs between treatments
+    does not count; then the mean over a treatment's rows, and over treatments.
+
+    Args:
+        X: (n, d) profiles.
+        batches: n sets; rows with none or several are left out.
+        treatments: n treatments; rows of none are left out, and of those that are in one batch only or have each row
+            in another batch.
+        controls: n booleans, negative controls.
+        ids: n names for messages.
+        distance: ``cosine`` (1 - cosine), or ``euclidean`` (scib).
+        keep_controls: count negative controls too.
+        seed: of the baselines.
+
+    Returns:
+        A score, the mean over treatments. `per_query` has 1 - |s| of each row, treatment; `per_group` baseline, value.
+
+    Raises:
+        EvaluationError: a length differs, a row that is used is not finite or (cosine) all zeros, there is one batch
+            only, each row has a batch of its own, or no treatment is left.
+        UnknownNameError: no such distance.
+
+    Source:
+        Luecken et al. 2022, batch ASW.
+    """
+    metric = "batch_silhouette_scib"
+    own = _of_batches(metric, "batch", X, batches, controls, ids, distance, keep_controls, treatments)
+    return _within_treatments(metric, own, [treatments[row] for row in own.rows], "batch", seed)
+
+
+def source_silhouette_scib(
     X: NDArray[np.floating],
     sources: Sequence[Collection[str]],
     treatments: Sequence[str | None],
     controls: Sequence[bool],
     ids: Sequence[str] | None = None,
     *,
-    form: str = "plain",
     distance: str = "cosine",
     keep_controls: bool = False,
     seed: int = 0,
 ) -> Score:
-    """`batch_silhouette` with sources (laboratories) in the place of batches; lower is better, but for form=scib."""
-    return _silhouette(
-        "source_silhouette",
-        "source",
-        X,
-        sources,
-        treatments,
-        controls,
-        ids,
-        form,
-        distance,
-        keep_controls,
-        seed,
-    )
+    """`batch_silhouette_scib` with sources (laboratories) in the place of batches. Higher is better."""
+    metric = "source_silhouette_scib"
+    own = _of_batches(metric, "source", X, sources, controls, ids, distance, keep_controls, treatments)
+    return _within_treatments(metric, own, [treatments[row] for row in own.rows], "source", seed)
 
 
-def _silhouette(
+def _of_batches(
     metric: str,
     what: str,
     X: NDArray[np.floating],
     batches: Sequence[Collection[str]],
-    treatments: Sequence[str | None],
     controls: Sequence[bool],
     ids: Sequence[str] | None,
-    form: str,
     distance: str,
     keep_controls: bool,
-    seed: int,
-) -> Score:
-    if form not in FORMS:
-        raise unknown(form, "form", FORMS)
-    check_length("treatments", treatments, len(X))
+    treatments: Sequence[str | None] | None = None,
+) -> Grouped:
+    """Keep the rows of one batch, of which at least two share theirs."""
+    ties = None
+    if treatments is not None:
+        check_length("treatments", treatments, len(X))
+        ties = [name or "" for name in treatments]
     own = of_one_batch(
         metric,
         X,
@@ -135,14 +159,16 @@ def _silhouette(
         keep_controls=keep_controls,
         what=what,
         distance=distance,
-        ties=[name or "" for name in treatments],
+        ties=ties,
     )
     if len(own.names) == len(own):
         message = f"{metric}: each of {len(own)} rows has a {what} of its own: a silhouette needs two that share one"
         raise EvaluationError(message)
-    if form == "scib":
-        return _within_treatments(metric, own, [treatments[row] for row in own.rows], what, seed)
-    found = [silhouettes(profiles, codes, distance) for _, profiles, codes in scenes(own, seed)]
+    return own
+
+
+def _over_rows(own: Grouped, seed: int) -> Score:
+    found = [silhouettes(profiles, codes, own.distance) for _, profiles, codes in scenes(own, seed)]
     rows = [
         (baseline, float(s.mean()))
         for baseline, s in zip((None, "shuffled", "separated"), found, strict=True)
@@ -162,7 +188,7 @@ def _within_treatments(
     parts = [part for part in parts if 1 < len(np.unique(own.codes[part])) < len(part)]
     if not parts:
         message = (
-            f"{metric}: no treatment has rows in two {plural(what)} and two rows in one: take form=plain, "
+            f"{metric}: no treatment has rows in two {plural(what)} and two rows in one: take {what}_silhouette, "
             "which needs no treatments"
         )
         raise EvaluationError(message)
@@ -213,9 +239,16 @@ def _metric(
 
 
 _KIM = "Kim et al. 2025"
+_SCIB = "Luecken et al. 2022 (batch ASW)"
 METRICS: tuple[Metric, ...] = (
-    _metric("batch_silhouette", batch_silhouette, ("batches", "treatments", "controls"), _KIM, lowest=-1.0),
-    _metric("source_silhouette", source_silhouette, ("sources", "treatments", "controls"), _KIM, lowest=-1.0),
+    _metric("batch_silhouette", batch_silhouette, ("batches", "controls"), _KIM, lowest=-1.0),
+    _metric("source_silhouette", source_silhouette, ("sources", "controls"), _KIM, lowest=-1.0),
+    _metric(
+        "batch_silhouette_scib", batch_silhouette_scib, ("batches", "treatments", "controls"), _SCIB, True
+    ),
+    _metric(
+        "source_silhouette_scib", source_silhouette_scib, ("sources", "treatments", "controls"), _SCIB, True
+    ),
     _metric("graph_connectivity", graph_connectivity, ("batches", "controls"), _KIM),
     _metric("ilisi", ilisi, ("batches", "controls"), "Korsunsky et al. 2019; Kim et al. 2025", True),
     _metric("clisi", clisi, ("labels",), "Korsunsky et al. 2019; Luecken et al. 2022", True),

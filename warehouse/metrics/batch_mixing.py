@@ -16,7 +16,8 @@ from warehouse.metrics.neighbour_graph import (
     composition_p,
     inverse_simpson,
     largest_components,
-    nearest,
+    nearest_euclidean,
+    require_k,
 )
 from warehouse.metrics.score import Labels, Score
 from warehouse.names import unknown
@@ -73,6 +74,7 @@ def graph_connectivity(
     own = of_one_batch(
         "graph_connectivity", X, batches, controls, ids, keep_controls=keep_controls, distance=distance
     )
+    require_k("graph_connectivity", k, len(own))
     curve = sorted({k, *(one for one in CONNECTIVITY_CURVE if one < len(own))})
     rows = []
     for baseline, graph, codes in _graphs("graph_connectivity", own, max(curve), seed):
@@ -203,6 +205,8 @@ def kbet(
         Büttner et al. 2019, kBET, Methods; k as in Luecken et al. 2022.
     """
     own = of_one_batch("kbet", X, batches, controls, ids, keep_controls=keep_controls, distance=distance)
+    if k:
+        require_k("kbet", k, len(own))
     near = k or min(max(len(own) // len(own.names) // 4, 10), 70, len(own) - 1)
     found = [
         (baseline, composition_p(graph, codes, near))
@@ -226,13 +230,15 @@ def _lisi(
     scaled: Callable[[float, int], float],
 ) -> Score:
     wide = perplexity or k // 3
-    if not k < len(own):
+    if k < len(own):
+        require_k(metric, k, len(own))
+    else:
         fits = [one for one in LISI_CURVE if one < len(own)]
         hint = f"ask for {metric}(k={max(fits)})" if fits else "there are too few for this metric"
         message = f"{metric}: k={k} neighbours of each of {len(own)} rows: {hint}"
         raise EvaluationError(message)
     if not 2 <= wide <= k:
-        message = f"{metric}: perplexity {wide} with k={k}: give one from 2 to k"
+        message = f"{metric}: perplexity {wide} with k={k}: give one from 2 to k, and k from 6 on where it gives none"
         raise EvaluationError(message)
     # Each k and its perplexity.
     curve = {one: one // 3 for one in LISI_CURVE if one < len(own)} | {k: wide}
@@ -254,7 +260,7 @@ def _graphs(metric: str, own: Grouped, k: int, seed: int) -> Iterator[tuple[str 
     searched: tuple[Floats, Graph] | None = None
     for baseline, X, codes in scenes(own, seed):
         if searched is None or searched[0] is not X:
-            searched = X, nearest(metric, X, k)
+            searched = X, nearest_euclidean(metric, X, k)
         yield baseline, searched[1], codes
 
 

@@ -25,6 +25,8 @@ from warehouse.names import unknown
 
 CLASSIFIERS = ("lda", "logistic", "knn")
 GROUPINGS = ("treatments", "plates")
+#: That vote, of classifier=knn.
+NEIGHBOURS = 5
 
 
 def batch_classifier(
@@ -66,7 +68,7 @@ def batch_classifier(
 
     Raises:
         EvaluationError: a length differs, a row that is used is not finite, there is one batch only, or there are too
-            few groups or rows for so many folds.
+            few groups or rows for so many folds or for the classifier.
         UnknownNameError: no such classifier or grouping.
 
     Source:
@@ -90,10 +92,16 @@ def batch_classifier(
     ]
     held_out, names = numbered(alone)
     smallest, largest = np.bincount(own.codes).min(), np.bincount(own.codes).max()
-    if not 2 <= folds <= min(len(names), largest) or len(own) <= 2 * len(own.names):
+    most = min(len(names), largest)
+    if not 2 <= folds <= most or len(own) <= 2 * len(own.names):
         message = (
             f"batch_classifier: {folds} folds of {len(own)} rows in {len(names)} {across} and {len(own.names)} batches "
-            f"of {smallest} to {largest} rows: ask for fewer folds, or give more rows a batch"
+            f"of {smallest} to {largest} rows: "
+            + (
+                f"ask for 2 to {most} folds, or give more rows a batch"
+                if most > 1
+                else "give more rows a batch"
+            )
         )
         raise EvaluationError(message)
     predictions = [
@@ -167,9 +175,18 @@ def _predicted(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
         for train, test in splits.split(X, codes, held_out):
-            if len(np.unique(codes[train])) == 1:
+            known = len(np.unique(codes[train]))
+            if known == 1:
                 predicted[test] = codes[train[0]]
                 continue
+            # A covariance needs a row more than batches.
+            least = {"lda": known + 1, "knn": NEIGHBOURS}.get(classifier, known)
+            if len(train) < least:
+                message = (
+                    f"batch_classifier: {len(train)} training rows in a fold of {folds}, where classifier={classifier} "
+                    f"needs {least}: ask for more folds or another classifier, or give more rows"
+                )
+                raise EvaluationError(message)
             predicted[test] = _model(classifier).fit(X[train], codes[train]).predict(X[test])  # type: ignore[attr-defined]
     return predicted
 
@@ -184,7 +201,7 @@ def _model(classifier: str) -> object:
     models: dict[str, Callable[[], object]] = {
         "lda": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
         "logistic": lambda: LogisticRegression(max_iter=1000),
-        "knn": lambda: KNeighborsClassifier(5),
+        "knn": lambda: KNeighborsClassifier(NEIGHBOURS),
     }
     return make_pipeline(StandardScaler(), models[classifier]())
 

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
+from warehouse.metrics.classification import MOST_EPOCHS, MOST_UNITS
 from warehouse.metrics.learning import (
     Floats,
     Mask,
@@ -53,7 +54,9 @@ def bioactivity(
     optimizer: str = "adam",
     seed: int = 0,
 ) -> Score:
-    """Mean AUROC over assays of a network of three hidden layers, on compounds it was not trained on.
+    """Mean AUROC over assays of a network of three hidden layers, on rows it was not trained on.
+
+    Where folds are drawn, these are of other compounds.
 
     The paper's network is `hidden=2048, optimizer=sgd, learning_rate=0.01`: the defaults are a smaller one and Adam,
     which need fewer steps where compounds are few. As there, training goes on to the last epoch.
@@ -62,9 +65,9 @@ def bioactivity(
         X: (n, d) profiles, scaled by the training rows.
         assays: (n, A) of 1 active, 0 inactive, NaN no label.
         assay_names: A names.
-        compounds: n compounds, which no split parts; None: the profile stands for itself.
-        folds: (n,) in which test split each row is, -1 for none; each in turn is predicted from the others.
-            None: compounds are dealt into five, and `splits` of these are predicted.
+        compounds: n compounds, which no split that is drawn parts; None: the profile stands for itself.
+        folds: (n,) in which test split each row is, -1 for none; each in turn is predicted from the others, whatever
+            compounds they share. None: compounds are dealt into five, and `splits` of these are predicted.
         ids: n names for messages.
         splits: number of test splits, 1 to 5, where they are drawn.
         hidden: units of each hidden layer.
@@ -97,7 +100,7 @@ def bioactivity(
     check_length("assays", assays, n)
     check_length("compounds", compounds, n)
     Y = _checked(assays, assay_names)
-    _check_numbers(splits, hidden, dropout, epochs, batch, patience, optimizer)
+    _check_numbers(splits, hidden, dropout, epochs, batch, learning_rate, weight_decay, patience, optimizer)
     reasons: list[str | None] = [None if row.any() else "no assay label" for row in ~np.isnan(Y)]
     fold = np.full(n, -1) if folds is None else given_folds("bioactivity", folds, n)
     if folds is not None:
@@ -177,8 +180,18 @@ def _split(
     if not known.any():
         return auroc, f1
     inputs = scaled(X, training)
-    network.fit(inputs[training], Y[training], inputs[held], Y[held])
-    logits = network.logits(inputs[test])
+    # Overflow shows in the predictions.
+    with np.errstate(over="ignore", invalid="ignore"):
+        network.fit(inputs[training], Y[training], inputs[held], Y[held])
+        logits = network.logits(inputs[test])
+    if not np.isfinite(logits).all():
+        largest = float(np.abs(inputs[test]).max(initial=0.0))
+        message = (
+            f"bioactivity: the network's predictions are no numbers any more, with learning_rate "
+            f"{network.learning_rate:g} and test profiles of up to {largest:g} standard deviations of the training "
+            "rows: take a lower learning rate, or leave such profiles out"
+        )
+        raise EvaluationError(message)
     for assay in np.flatnonzero(known):
         truth = Y[test, assay]
         labelled = ~np.isnan(truth)
@@ -227,7 +240,15 @@ def _checked(assays: NDArray[np.floating], names: Sequence[str]) -> Floats:
 
 
 def _check_numbers(
-    splits: int, hidden: int, dropout: float, epochs: int, batch: int, patience: int, optimizer: str
+    splits: int,
+    hidden: int,
+    dropout: float,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    weight_decay: float,
+    patience: int,
+    optimizer: str,
 ) -> None:
     if optimizer not in OPTIMIZERS:
         raise unknown(optimizer, "optimizer", OPTIMIZERS)
@@ -238,6 +259,17 @@ def _check_numbers(
         message = (
             f"bioactivity: hidden {hidden}, epochs {epochs}, batch {batch}, patience {patience}, dropout {dropout}: "
             "take 1 or more of the first three, patience from 0 on, dropout from 0 to below 1"
+        )
+        raise EvaluationError(message)
+    if hidden > MOST_UNITS or epochs > MOST_EPOCHS:
+        message = (
+            f"bioactivity: hidden {hidden}, epochs {epochs}: take at most {MOST_UNITS} and {MOST_EPOCHS}"
+        )
+        raise EvaluationError(message)
+    if not 0 < learning_rate <= 1 or not 0 <= weight_decay <= 1:
+        message = (
+            f"bioactivity: learning_rate {learning_rate:g}, weight_decay {weight_decay:g}: take a learning rate above "
+            "0 and up to 1, and a weight decay from 0 to 1"
         )
         raise EvaluationError(message)
 

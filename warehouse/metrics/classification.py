@@ -1,4 +1,4 @@
-"""Labels predicted by a classifier that was trained on other compounds: k nearest neighbours, and a perceptron.
+"""Labels predicted by a classifier that was trained on other folds: k nearest neighbours, and a perceptron.
 
 Xun et al. 2023 take scikit-learn's `MLPClassifier` (max_iter 1000) over five folds of single cells (BBBC048), and a
 vote of k = 11 (COOS7 by its own training and test sets, CYCLoPs) or k = 1 (BBBC021) neighbours. Their folds may part
@@ -37,6 +37,9 @@ from warehouse.metrics.score import (
 from warehouse.names import unknown
 
 DISTANCES = ("euclidean", "cosine")
+#: Of a layer, and of a training: beyond them a number is a slip.
+MOST_UNITS = 65_536
+MOST_EPOCHS = 1_000_000
 
 #: Makes a classifier for (training rows, fold): scikit-learn's, with fit and predict.
 Maker = Callable[[int, int], Any]
@@ -60,8 +63,9 @@ def knn_classification(
     Args:
         X: (n, d) profiles.
         labels: n labels, or sets of one; rows with none or several are left out.
-        compounds: n compounds, which no fold parts; None: the profile stands for itself.
-        folds: (n,) which fold each row is held out in, -1 for none; None: they are drawn.
+        compounds: n compounds, which no fold that is drawn parts; None: the profile stands for itself. Folds that
+            are given may part them.
+        folds: (n,) which fold each row is held out in, -1 for none, taken as they are; None: they are drawn.
         ids: n names for messages.
         k: neighbours that vote, each with one voice; between labels with as many, the first by name wins.
         distance: `euclidean` or `cosine`.
@@ -116,8 +120,9 @@ def mlp_classification(
     Args:
         X: (n, d) profiles.
         labels: n labels, or sets of one; rows with none or several are left out.
-        compounds: n compounds, which no fold parts; None: the profile stands for itself.
-        folds: (n,) which fold each row is held out in, -1 for none; None: they are drawn.
+        compounds: n compounds, which no fold that is drawn parts; None: the profile stands for itself. Folds that
+            are given may part them.
+        folds: (n,) which fold each row is held out in, -1 for none, taken as they are; None: they are drawn.
         ids: n names for messages.
         hidden: units of each hidden layer: `100`, or `256x128` for two.
         epochs: the most passes over the training rows; it stops earlier where the loss no longer falls.
@@ -129,16 +134,20 @@ def mlp_classification(
         As `knn_classification`.
 
     Raises:
-        EvaluationError: as there, or `hidden` or `epochs` is no number above 0.
+        EvaluationError: as there, or `hidden` or `epochs` is no number above 0 or beyond what can be trained, or the
+            profiles are too large to learn from unscaled.
 
     Source:
         Xun et al. 2023, Methods: `MLPClassifier`, max_iter 1000, five folds; its other settings left as they are.
     """
     units = str(hidden).split("x")
-    if not all(text.isdecimal() and int(text) > 0 for text in units) or epochs < 1:
+    if (
+        not all(text.isdecimal() and 0 < int(text) <= MOST_UNITS for text in units)
+        or not 0 < epochs <= MOST_EPOCHS
+    ):
         message = (
-            f"mlp_classification: hidden is {hidden!r} and epochs {epochs}: give units such as '100' or '256x128', "
-            "and 1 epoch or more"
+            f"mlp_classification: hidden is {hidden!r} and epochs {epochs}: give units such as '100' or '256x128', at "
+            f"most {MOST_UNITS} a layer, and 1 to {MOST_EPOCHS} epochs"
         )
         raise EvaluationError(message)
 
@@ -194,7 +203,9 @@ def _held_out(
                 reasons[row] = "one label only in the other folds"
         test = test[[reasons[row] is None for row in test]]
         if len(test):
-            predicted[test] = _predict(make(len(training), number), profiles, label, training, test, scale)
+            predicted[test] = _predict(
+                metric, make(len(training), number), profiles, label, training, test, scale
+            )
     queries = np.sort(rows[[reasons[row] is None for row in rows]])
     left = count_reasons(reasons)
     require_queries(metric, len(queries), left)
@@ -243,7 +254,13 @@ def _stratified(metric: str, label: NDArray[np.object_], groups: list[str], spli
 
 
 def _predict(
-    classifier: Any, profiles: Floats, label: NDArray[np.object_], training: Rows, test: Rows, scale: bool
+    metric: str,
+    classifier: Any,
+    profiles: Floats,
+    label: NDArray[np.object_],
+    training: Rows,
+    test: Rows,
+    scale: bool,
 ) -> NDArray[np.object_]:
     from sklearn.exceptions import ConvergenceWarning
 
@@ -253,7 +270,16 @@ def _predict(
     with warnings.catch_warnings():
         # That the loss was still falling after the epochs that were asked for.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        classifier.fit(both[: len(training)], label[training].astype(str))
+        try:
+            classifier.fit(both[: len(training)], label[training].astype(str))
+        except ValueError as error:
+            if "non-finite" not in str(error):
+                raise
+            message = (
+                f"{metric}: profiles of up to {np.abs(both).max():g} are too large to learn from: take scale=true, or "
+                "apply a recipe that scales them"
+            )
+            raise EvaluationError(message) from None
     return np.asarray(classifier.predict(both[len(training) :]), dtype=object)
 
 

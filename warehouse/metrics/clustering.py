@@ -58,7 +58,8 @@ def ari(
 
     Raises:
         EvaluationError: a length differs, a row that is used is not finite or (cosine) all zeros, there is one label
-            only, more clusters than rows, or more than 20,000 rows for `PAIRED` methods.
+            only, there are more clusters than rows (spectral: than rows less one), or more than 20,000 rows for
+            `PAIRED` methods.
         UnknownNameError: no such method or distance.
 
     Source:
@@ -264,9 +265,12 @@ def _clustered(
     if clusters is not None:
         return own, numbered([str(clusters[row]) for row in own.rows])[0]
     count = n_clusters or len(own.names)
-    if not 2 <= count <= len(own):
+    # As many eigenvectors as rows are more than the solver gives.
+    most = len(own) - (method == "spectral")
+    if not 2 <= count <= most:
         message = (
-            f"{metric}: n_clusters={count} of {len(own)} rows: ask for at least 2 and at most {len(own)}"
+            f"{metric}: n_clusters={count} of {len(own)} rows with method={method}: ask for at least 2 and at most "
+            f"{most}"
         )
         raise EvaluationError(message)
     if method in PAIRED and len(own) > MOST_PAIRED:

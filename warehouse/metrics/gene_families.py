@@ -67,7 +67,10 @@ def gene_family_clusters(
         raise EvaluationError(message)
     check_length("labels", labels, len(X))
     sizes = Counter(next(iter(found)) for found in label_sets(labels) if len(found) == 1)
-    own = grouped(metric, X, labels, ids, what="label", reasons=_sized(labels, sizes, least, most))
+    # A direction is all that correlations see.
+    own = grouped(
+        metric, X, labels, ids, what="label", distance="cosine", reasons=_sized(labels, sizes, least, most)
+    )
     X = np.asarray(X, dtype=np.float64)[own.rows]
     # By the largest element first, so that no square over- or underflows.
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0.0)

@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
-from warehouse.metrics.neighbour_graph import nearest
+from warehouse.metrics.learning import finite_profiles, in_canonical_order
+from warehouse.metrics.neighbour_graph import nearest_euclidean
 from warehouse.metrics.score import (
     Labels,
     check_length,
@@ -85,8 +86,8 @@ def grouped(
         ties: n texts that put equal profiles of one group in order: what else the metric knows of them.
 
     Raises:
-        EvaluationError: a length differs, a row that is used is not finite (or all zeros, for cosine), no row is
-            left, or all are of one group.
+        EvaluationError: a length differs, a row that is used is not finite (or all zeros, for cosine; or beyond
+            `learning.LARGEST`, for Euclidean distances), no row is left, or all are of one group.
         UnknownNameError: no such distance.
     """
     if distance not in DISTANCES:
@@ -99,21 +100,20 @@ def grouped(
     left_out = count_reasons(why)
     require_queries(metric, int(used.sum()), left_out)
     kept = np.flatnonzero(used)
-    prepared = _prepared(X, ids, used, distance)
-    names = np.array([next(iter(sets[row])) for row in kept])
-    more = () if ties is None else (np.array([ties[int(row)] for row in kept]),)
-    order = np.lexsort((*more, names, *prepared.T[::-1]))
-    prepared = prepared[order]
+    measured = unit_vectors(X, ids, used) if distance == "cosine" else finite_profiles(X, ids, used)
+    names = [next(iter(found), "") for found in sets]
+    kept = in_canonical_order(kept, measured, names, *([] if ties is None else [ties]), elements_first=True)
+    prepared = measured[kept]
     if distance == "euclidean":
         prepared -= prepared.mean(axis=0)
-    codes, by_code = numbered(names[order].tolist())
+    codes, by_code = numbered([names[row] for row in kept])
     if len(by_code) == 1:
         message = (
             f"{metric}: all {len(kept)} rows are of one {what}, {by_code[0]!r}: "
             f"give rows of at least two {plural(what)}"
         )
         raise EvaluationError(message)
-    return Grouped(kept[order], prepared, codes, by_code, distance, left_out)
+    return Grouped(kept, prepared, codes, by_code, distance, left_out)
 
 
 def numbered(names: Sequence[str]) -> tuple[Rows, list[str]]:
@@ -147,7 +147,7 @@ def separated(codes: Rows, d: int, distance: str, seed: int) -> Floats:
     centres = random.standard_normal((count, max(d, 2)))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     # One feature has but two directions: profiles of two tell what cosine can tell apart.
-    gap = float(nearest("separated", centres, 1).distances.min())
+    gap = float(nearest_euclidean("separated", centres, 1).distances.min())
     drawn: Floats = random.standard_normal((len(codes), max(d, 2)))
     drawn *= gap / 10 / np.sqrt(max(d, 2))
     drawn += centres[codes]
@@ -193,21 +193,3 @@ def _why(found: Collection[str], what: str) -> str | None:
     if len(found) == 1:
         return None
     return f"several {plural(what)}" if found else f"no {what}"
-
-
-def _prepared(
-    X: NDArray[np.floating], ids: Sequence[str] | None, used: NDArray[np.bool_], distance: str
-) -> Floats:
-    """Return the rows that are used in float64, for cosine of length 1, refusing those that cannot be."""
-    if X.ndim != 2 or distance == "cosine" or (ids is not None and len(ids) != len(X)):
-        return unit_vectors(_masked(X, used), ids)[used]
-    found = np.asarray(X[used], dtype=np.float64)
-    if not np.isfinite(found).all():
-        # With a column of ones, zeros have a direction: they are as good a place as any for a Euclidean distance.
-        unit_vectors(np.column_stack([_masked(X, used), np.ones(len(X))]), ids)
-    return found
-
-
-def _masked(X: NDArray[np.floating], used: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Put ones in rows that are not used, which may hold anything."""
-    return X if X.ndim != 2 or used.all() else np.where(used[:, None], X, 1.0)

@@ -13,6 +13,11 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+#: Elements beyond are refused where distances are measured, so that their squares neither over- nor underflow; and
+#: profiles that have none as large as the least.
+LARGEST = 1e30
+LEAST = 1e-100
+
 
 def finite_profiles(X: NDArray[np.floating], ids: Sequence[str] | None, used: Mask | None = None) -> Floats:
     """Return X (n, d) in float64; unlike a cosine, a distance needs no direction, so zeros are welcome.
@@ -23,7 +28,8 @@ def finite_profiles(X: NDArray[np.floating], ids: Sequence[str] | None, used: Ma
         used: (n,) booleans; a row that is not may hold anything. None: all are.
 
     Raises:
-        EvaluationError: X is not 2-D, `ids` do not fit, or a row that is used is not finite.
+        EvaluationError: X is not 2-D, `ids` do not fit, or a row that is used is not finite or has an element
+            beyond `LARGEST`, or all elements are below `LEAST`, but for zeros.
     """
     if X.ndim != 2 or (ids is not None and len(ids) != len(X)):
         unit_vectors(X, ids)
@@ -32,7 +38,27 @@ def finite_profiles(X: NDArray[np.floating], ids: Sequence[str] | None, used: Ma
         faulty &= used
     if faulty.any():
         unit_vectors(X, ids, faulty)
-    return np.asarray(X, dtype=np.float64)
+    found = np.asarray(X, dtype=np.float64)
+    extent = np.abs(found).max(axis=1, initial=0.0)
+    if used is not None:
+        extent = np.where(used, extent, 0.0)
+    if 0 < extent.max(initial=0.0) < LEAST:
+        message = (
+            f"no element of {len(found)} profiles is larger than {extent.max():g}: below {LEAST:g} distances are lost; "
+            "apply a recipe that scales the features"
+        )
+        raise EvaluationError(message)
+    large = extent > LARGEST
+    if large.any():
+        row = int(np.argmax(large))
+        feature = int(np.argmax(np.abs(found[row])))
+        name = f"in row {row}" if ids is None else repr(ids[row])
+        message = (
+            f"profile {name} has {found[row, feature]:g} in feature {feature + 1} ({int(large.sum())} such profiles), "
+            f"beyond {LARGEST:g}: leave it out, or apply a recipe that scales the feature"
+        )
+        raise EvaluationError(message)
+    return found
 
 
 def groups_of(compounds: Sequence[Hashable], X: Floats) -> list[str]:
@@ -45,10 +71,19 @@ def groups_of(compounds: Sequence[Hashable], X: Floats) -> list[str]:
     ]
 
 
-def in_canonical_order(rows: Rows, X: Floats, *names: Sequence[object]) -> Rows:
-    """Sort rows by their names, then by their content, so that nothing drawn depends on the order they came in."""
-    keyed = [(*(str(name[row]) for name in names), X[row].tobytes(), row) for row in rows.tolist()]
-    return np.array([key[-1] for key in sorted(keyed)], dtype=np.int64)
+def in_canonical_order(rows: Rows, X: Floats, *names: Sequence[object], elements_first: bool = False) -> Rows:
+    """Sort rows by their names, then by their elements, so that nothing drawn depends on the order they came in.
+
+    Args:
+        rows: (m,) of n.
+        X: (n, d) profiles.
+        names: of the n rows, first to last by weight.
+        elements_first: sort by elements, then by names, so that nothing depends on what groups are called either.
+    """
+    by_name = [np.array([str(name[row]) for row in rows.tolist()]) for name in names]
+    by_element = list(X[rows].T)
+    keys = [*by_element, *by_name] if elements_first else [*by_name, *by_element]
+    return rows[np.lexsort(keys[::-1])] if keys else rows
 
 
 def given_folds(metric: str, folds: Sequence[int] | NDArray[np.integer], n: int) -> Rows:

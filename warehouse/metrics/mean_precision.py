@@ -105,9 +105,8 @@ class LabelPrecision:
             queries = self._by_label()
             grouped = queries
         else:
-            coded = ranking.relation.match.codes[rows]
-            place, slot = np.nonzero(coded >= 0)
-            label = self._names().gather(coded[place, slot])
+            place, group = ranking.relation.match.entries(rows)
+            label = self._names().gather(group)
             grouped = queries[place].with_columns(label.alias(self._group))
         groups = self._chance.groups(grouped, [self._group])
         source = queries if self._mean == "query" else groups
@@ -120,8 +119,8 @@ class LabelPrecision:
 
     def _by_label(self) -> pl.DataFrame:
         ranking = self._ranking
-        row, slot, value, matches = (np.concatenate(part) for part in zip(*ranking.entries, strict=True))
-        label = self._names().gather(ranking.relation.match.codes[row, slot])
+        row, group, value, matches = (np.concatenate(part) for part in zip(*ranking.entries, strict=True))
+        label = self._names().gather(group)
         total = ranking.total[row] - ranking.matches[row] + matches
         made = by_query(row, value, matches, total)
         return made.insert_column(1, label.alias(self._group)).sort("row", self._group)
@@ -167,7 +166,9 @@ def plan_labels(
         for row, own in enumerate(values):
             if reasons[row] is None and not own:
                 reasons[row] = f"no {what}"
-        unless = (Groups.of_sets(values),)
+        unless = (
+            Groups.of_sets([own if why is None else () for own, why in zip(values, reasons, strict=True)]),
+        )
     compared = np.array([reason is None for reason in reasons], dtype=bool)
     # A row that is not compared is no match either.
     sets = [own if reason is None else frozenset() for own, reason in zip(sets, reasons, strict=True)]

@@ -19,6 +19,8 @@ CACHED = 2**17
 #: Where the search for a row's bandwidth stops, as in harmonypy: entropy in nats, and steps.
 TOLERANCE = 1e-5
 STEPS = 50
+#: Distances up to this, and from its inverse on, are in reach of the search.
+USUAL = 1e6
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Graph:
     distances: Floats
 
 
-def nearest(metric: str, X: Floats, k: int) -> Graph:
+def nearest_euclidean(metric: str, X: Floats, k: int) -> Graph:
     """Find each row's k nearest others by Euclidean distance, exactly.
 
     Of rows at the same distance the first comes first, unless more than `SPARE` stand at the distance of the last
@@ -51,9 +53,7 @@ def nearest(metric: str, X: Floats, k: int) -> Graph:
     from sklearn.neighbors import NearestNeighbors
 
     n = len(X)
-    if not 1 <= k < n:
-        message = f"{metric}: {k} neighbours of each of {n} rows: ask for at least 1 and at most {n - 1}"
-        raise EvaluationError(message)
+    require_k(metric, k, n)
     found = NearestNeighbors(n_neighbors=min(k + SPARE, n - 1), algorithm="brute").fit(X)
     candidates = np.sort(found.kneighbors(return_distance=False), axis=1)
     neighbours = np.empty((n, k), np.int64)
@@ -68,6 +68,13 @@ def nearest(metric: str, X: Floats, k: int) -> Graph:
         neighbours[part] = np.take_along_axis(candidates[part], order, axis=1)
         distances[part] = np.take_along_axis(gaps, order, axis=1)
     return Graph(neighbours, distances)
+
+
+def require_k(metric: str, k: int, n: int) -> None:
+    """Raise `EvaluationError` unless each of n rows has k others."""
+    if not 1 <= k < n:
+        message = f"{metric}: {k} neighbours of each of {n} rows: ask for at least 1 and at most {n - 1}"
+        raise EvaluationError(message)
 
 
 def inverse_simpson(graph: Graph, codes: Rows, k: int, perplexity: float) -> Floats:
@@ -152,7 +159,9 @@ def _weights(distances: Floats, perplexity: float) -> Floats:
     """Weights (b, k) that sum to 1 and have this perplexity, or come as near as `STEPS` halvings bring them."""
     # From the nearest neighbour on: weights are the same, and none of them is lost to underflow.
     beyond = distances - distances.min(axis=1, keepdims=True)
-    beta = np.ones(len(beyond))
+    # harmonypy begins at 1, which is too far off for distances of another unit.
+    far = beyond.max(axis=1)
+    beta = np.where((far > 0) & ((far < 1 / USUAL) | (far > USUAL)), 1 / np.where(far > 0, far, 1), 1.0)
     low, high = np.full(len(beyond), -np.inf), np.full(len(beyond), np.inf)
     weights, excess = _entropy(beyond, beta, perplexity)
     for _ in range(STEPS):

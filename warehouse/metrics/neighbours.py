@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from warehouse.metrics.order import Sharing, nearest, parts, taken
+from warehouse.metrics.order import LISTS, Sharing, nearest, parts, taken
 from warehouse.metrics.passes import Block, Vectors
 from warehouse.metrics.score import Labels, Score, check_length, count_reasons, label_sets, require_queries
 from warehouse.names import unknown
@@ -51,15 +51,17 @@ def planned(
     if batches is not None:
         check_length("batches", batches, n)
         vectors.require(np.array([reason is None for reason in reasons], dtype=bool))
+        # Those of rows that are not compared do not matter.
+        own_batches = [own if why is None else () for own, why in zip(batches, reasons, strict=True)]
         if bray:
             sets = _without_one_batch_labels(sets, batches, reasons)
         for row, own in enumerate(batches):
             if reasons[row] is None and not own:
                 reasons[row] = "no batch"
         if reading == "batch":
-            apart.append(Sharing.of_sets(batches))
+            apart.append(Sharing.of_sets(own_batches))
         else:
-            apart_of_label = Sharing.of_sets(batches)
+            apart_of_label = Sharing.of_sets(own_batches)
     return Neighbours(vectors, name, sets, reasons, apart, apart_of_label, unmatched == "left_out", k)
 
 
@@ -92,13 +94,18 @@ class Neighbours:
         self._labels = Sharing.of_sets(
             [row if used else () for row, used in zip(sets, self._compared, strict=True)]
         )
-        self._neighbours = np.full((len(vectors), k), -1)
-        self._cosines = np.full((len(vectors), k), np.nan)
+        # No more can be neighbours than there are others.
+        self._k = max(1, min(k, len(self._columns) - 1))
+        self._nearest = np.full(len(vectors), -1)
+        self._cosine = np.full(len(vectors), np.nan)
+        self._votes: dict[int, tuple[frozenset[str], int]] = {}
         self._matched = np.ones(len(vectors), dtype=bool)
 
     def take(self, block: Block) -> None:
         """Find the neighbours of these rows."""
-        for chosen in parts(np.flatnonzero(self._compared[block.rows]), len(self._columns)):
+        # Lists of k neighbours are several times as large as as many similarities.
+        width = len(self._columns) + LISTS * self._k
+        for chosen in parts(np.flatnonzero(self._compared[block.rows]), width):
             self._take(block, chosen)
 
     def _take(self, block: Block, chosen: NDArray[np.int64]) -> None:
@@ -114,27 +121,30 @@ class Neighbours:
                 self._matched[rows] = (match & ~left_out).any(axis=1)
         near = taken(block, chosen, columns)
         near[left_out] = -np.inf
-        k = self._neighbours.shape[1]
-        self._neighbours[rows], self._cosines[rows] = nearest(self._vectors, rows, columns, near, k)
+        found, cosines = nearest(self._vectors, rows, columns, near, self._k)
+        self._nearest[rows], self._cosine[rows] = found[:, 0], cosines[:, 0]
+        for row, own in zip(rows.tolist(), found, strict=True):
+            if own[0] >= 0:
+                self._votes[row] = self._vote(own[own >= 0].tolist())
 
     def score(self) -> Score:
         """Count the queries whose neighbours are right."""
         reasons = list(self._reasons)
         for row in self._columns:
-            if self._neighbours[row, 0] < 0:
+            if self._nearest[row] < 0:
                 reasons[row] = "no candidate"
             elif not self._matched[row]:
                 reasons[row] = "no candidate with its label"
         queries = np.array([row for row in self._columns if reasons[row] is None], dtype=np.int64)
         left = count_reasons(reasons)
         require_queries(self._name, len(queries), left)
-        voted = [self._vote(row) for row in queries.tolist()]
+        voted = [self._votes[row] for row in queries.tolist()]
         correct = [bool(self._sets[row] & won) for row, (won, _) in zip(queries.tolist(), voted, strict=True)]
         columns: dict[str, object] = {
             "row": queries,
             "value": np.array(correct, dtype=np.float64),
-            "neighbour": self._neighbours[queries, 0],
-            "similarity": self._cosines[queries, 0],
+            "neighbour": self._nearest[queries],
+            "similarity": self._cosine[queries],
         }
         if self._name == "knn":
             columns["predicted"] = ["; ".join(sorted(won)) for won, _ in voted]
@@ -143,9 +153,9 @@ class Neighbours:
             sum(correct) / len(correct), len(correct), sum(correct), pl.DataFrame(columns), None, left
         )
 
-    def _vote(self, row: int) -> tuple[frozenset[str], int]:
-        """Give the labels that the neighbours of a row vote for, and how many votes each of them has."""
-        voters = [self._sets[other] for other in self._neighbours[row].tolist() if other >= 0]
+    def _vote(self, neighbours: list[int]) -> tuple[frozenset[str], int]:
+        """Give the labels that neighbours, nearest first, vote for, and how many votes each of them has."""
+        voters = [self._sets[other] for other in neighbours]
         if len(voters) == 1:
             return voters[0], 1
         votes = Counter(label for voter in voters for label in voter)

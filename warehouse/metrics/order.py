@@ -21,6 +21,8 @@ Singles = NDArray[np.float32]
 LISTED = 2**21
 #: Similarities are counted in so many bins; about as wide as the slack at 384 dimensions.
 BINS = 2**18
+#: What a neighbour in a list takes while `nearest` makes it, in similarities.
+LISTS = 32
 
 
 class Sharing:
@@ -42,11 +44,11 @@ class Sharing:
     def __call__(self, rows: Rows, columns: Rows) -> Mask:
         """Tell, (b,) and (c,) ascending to (b, c), which pairs share a member."""
         coded = self._groups.codes
-        if self._groups.single:
-            code = coded[rows]
-            return np.asarray((code == coded[columns, 0]) & (code >= 0))
+        if coded is not None:
+            code = coded[rows][:, None]
+            return np.asarray((code == coded[columns]) & (code >= 0))
         found = np.zeros((len(rows), len(columns)), dtype=bool)
-        where = np.full(len(coded), -1)
+        where = np.full(len(self._groups), -1)
         where[columns] = np.arange(len(columns))
         part = np.cumsum(self._groups.count(rows)) // LISTED
         for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(part)) + 1):
@@ -61,25 +63,18 @@ class Sharing:
 
     def repeated(self, drawn: Rows) -> Mask:
         """Tell which rows share a member with an earlier one of their set, (g, c) to (g, c)."""
-        if self._groups.single:
-            code = self._groups.codes[drawn, 0]
-            order = np.argsort(code, axis=1, kind="stable")
-            code = np.take_along_axis(code, order, axis=1)
-            found = np.zeros(drawn.shape, dtype=bool)
-            again = (code[:, 1:] == code[:, :-1]) & (code[:, 1:] >= 0)
-            np.put_along_axis(found, order[:, 1:], again, axis=1)
-            return found
-        later, earlier = np.tril_indices(drawn.shape[1], -1)
-        shared = self.pairs(drawn[:, later].ravel(), drawn[:, earlier].ravel())
-        found = np.zeros(drawn.shape, dtype=bool)
-        at, pair = np.nonzero(shared.reshape(len(drawn), -1))
-        found[at, later[pair]] = True
-        return found
+        # In each set and group, all rows but the first.
+        place, group = self._groups.entries(drawn.ravel())
+        key = place // max(drawn.shape[1], 1) * len(self._groups.sizes) + group
+        order = np.argsort(key, kind="stable")
+        found = np.zeros(drawn.size, dtype=bool)
+        found[place[order[1:][np.diff(key[order]) == 0]]] = True
+        return found.reshape(drawn.shape)
 
     def count(self, rows: Rows) -> Rows:
         """Count, for each of these rows, the others among them that it shares with."""
-        if self._groups.single:
-            code = self._groups.codes[rows, 0]
+        if self._groups.codes is not None:
+            code = self._groups.codes[rows]
             sizes = np.bincount(code[code >= 0], minlength=1)
             return np.asarray(np.where(code >= 0, sizes[code] - 1, 0))
         counted = np.zeros(len(rows), np.int64)
@@ -175,18 +170,30 @@ class PairOrder:
     looks into that bin, and no other.
     """
 
-    def __init__(self, vectors: Vectors, compared: Mask, apart: Sharing | None = None) -> None:
-        """Count pairs among `compared`, (n,) booleans, less those that share in `apart`."""
+    def __init__(
+        self,
+        vectors: Vectors,
+        compared: Mask,
+        apart: Sharing | None = None,
+        together: Sharing | None = None,
+    ) -> None:
+        """Count pairs among `compared`, (n,) booleans: not those that share in `apart`, only those in `together`."""
         self._vectors = vectors
         self.rows_needed = self.columns_needed = compared
         self._rows = np.flatnonzero(compared)
-        self._apart = apart
+        self._apart, self._together = apart, together
         self._counts = np.zeros(BINS, np.int64)
 
     @property
     def n(self) -> int:
         """How many pairs were taken."""
         return int(self._counts.sum())
+
+    def run(self) -> "PairOrder":
+        """Take all pairs, in a pass of their own."""
+        for block in Host().blocks(self._vectors, self._rows, self._rows):
+            self.take(block)
+        return self
 
     def take(self, block: Block) -> None:
         """Count the similarities of these rows with later ones."""
@@ -217,6 +224,18 @@ class PairOrder:
         inside = [np.sort(np.concatenate(one)) for one in found]
         return [float(one[rank - under]) for one, rank, under in zip(inside, ranks, below, strict=True)]
 
+    def above(self, value: float) -> int:
+        """Count the pairs whose cosine, rounded to 12 decimals, is larger."""
+        counted, width = 0, 2 * self._vectors.slack
+        for block in Host().blocks(self._vectors, self._rows, self._rows):
+            for rows, columns, near, wanted in self._pairs(block):
+                near[~wanted] = -np.inf
+                is_above = near > value + width
+                at, place = np.nonzero((near >= value - width) & ~is_above)
+                exact = exactly(self._vectors, rows[at], columns[place])
+                counted += int(np.count_nonzero(is_above)) + int(np.count_nonzero(exact > value))
+        return counted
+
     def _pairs(self, block: Block) -> Iterator[tuple[Rows, Rows, Singles, Mask]]:
         """Give rows (b,), columns (c,), their similarities and which of these are counted, each pair once."""
         for chosen in parts(np.flatnonzero(self.rows_needed[block.rows]), len(self._rows)):
@@ -225,4 +244,6 @@ class PairOrder:
             wanted = columns > rows[:, None]
             if self._apart is not None:
                 wanted &= ~self._apart(rows, columns)
+            if self._together is not None:
+                wanted &= self._together(rows, columns)
             yield rows, columns, taken(block, chosen, columns), wanted

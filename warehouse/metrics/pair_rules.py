@@ -69,11 +69,11 @@ def average_precision(
         **_codes(metadata, pos_sameby, pos_diffby, "match"),
         **_codes(metadata, neg_sameby, neg_diffby, "non-match"),
     }
-    match = Groups(_joint(coded, pos_sameby, n)[:, None])
-    unless = tuple(Groups(coded[column][:, None]) for column in pos_diffby)
+    match = Groups.of_codes(_joint(coded, pos_sameby, n))
+    unless = tuple(Groups.of_codes(coded[column]) for column in pos_diffby)
     part = _joint(coded, neg_sameby, n)
     # Within a part, so that a row's groups there hold no row of another.
-    left_out = tuple(Groups(_joint({**coded, "": part}, ["", column], n)[:, None]) for column in neg_diffby)
+    left_out = tuple(Groups.of_codes(_joint({**coded, "": part}, ["", column], n)) for column in neg_diffby)
     every = np.ones(n, dtype=bool)
     value, matches, total = np.full(n, np.nan), np.zeros(n, np.int64), np.zeros(n, np.int64)
     vectors.require()

@@ -190,6 +190,8 @@ class Host:
 
     def blocks(self, vectors: Vectors, rows: Rows, columns: Rows | None) -> Iterator[Block]:
         """As `Arrays.blocks`, always into the same memory: fresh pages would cost a fifth of the product."""
+        if len(rows) == 0:
+            return
         across = vectors.unit if columns is None else vectors.unit[columns]
         held = np.empty((min(block_rows(len(across)), len(rows)), len(across)), np.float32)
         for first in range(0, len(rows), len(held)):

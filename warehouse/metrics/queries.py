@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from warehouse.metrics.order import Sharing, parts, taken
+from warehouse.metrics.order import LISTS, Sharing, parts, taken
 from warehouse.metrics.passes import Block, Vectors
 from warehouse.metrics.score import Labels, Score, check_length, count_reasons, label_sets, require_queries
 
@@ -36,9 +36,13 @@ class Queries:
         self.values = np.full(len(vectors), np.nan)
         self.rows_needed, self.columns_needed = self.matches > 0, compared
 
-    def of(self, block: Block) -> Iterator[tuple[Rows, Singles]]:
-        """Give queries of a block and their similarities with the library, -inf with themselves."""
-        for chosen in parts(np.flatnonzero(self.matches[block.rows] > 0), len(self.library)):
+    def of(self, block: Block, k: int = 0) -> Iterator[tuple[Rows, Singles]]:
+        """Give queries of a block and their similarities with the library, -inf with themselves.
+
+        So many at a time that lists of the k nearest of each are held too.
+        """
+        width = len(self.library) + LISTS * k
+        for chosen in parts(np.flatnonzero(self.matches[block.rows] > 0), width):
             rows = block.rows[chosen]
             near = taken(block, chosen, self.library)
             near[np.arange(len(rows)), np.searchsorted(self.library, rows)] = -np.inf

@@ -42,8 +42,8 @@ class Ranking:
         value: (n,) average precision; NaN without a match, and for rows that are no query.
         matches: (n,) number of matches.
         total: (n,) number of matches and non-matches.
-        entries: of each query and group of its own that a match shares, where that is asked for: row, column in the
-            relation's `match.codes`, average precision and number of matches of this group.
+        entries: of each query and group of its own that a match shares, where that is asked for: row, group of the
+            relation's `match`, average precision and number of matches of this group.
 
     Args:
         vectors: n of them.
@@ -186,20 +186,14 @@ class Ranking:
     def _take_groups(
         self, rows: Rows, place: Rows, match: Rows, near: Distances, before: Rows, tied: Rows
     ) -> None:
-        coded = self.relation.match.codes
-        k = coded.shape[1]
-        keys, pairs = [], []
-        for slot in range(k):
-            mine = coded[rows[place], slot]
-            shared = np.flatnonzero((coded[match] == mine[:, None]).any(axis=1) & (mine >= 0))
-            keys.append(place[shared] * k + slot)
-            pairs.append(shared)
-        key, pair = np.concatenate(keys), np.concatenate(pairs)
+        groups = len(self.relation.match.sizes)
+        pair, group = self.relation.match.common(rows[place], match)
+        key = place[pair] * groups + group
         order = np.argsort(key, kind="stable")
         key, pair = key[order], pair[order]
         value = precision(key, near[pair], before[pair], tied[pair], self._ties)
         entry, count = np.unique(key, return_counts=True)
-        self.entries.append((rows[entry // k], entry % k, value, count))
+        self.entries.append((rows[entry // groups], entry % groups, value, count))
 
 
 def precision(query: Rows, near: Distances, before: Rows, tied: Rows, ties: str) -> Floats:

@@ -109,7 +109,7 @@ def map_vs_controls(
     for row in np.flatnonzero(control).tolist():
         reasons[row] = None
     on_plate = np.where((treatment >= 0) & (plate >= 0), treatment * (plate.max(initial=0) + 1) + plate, -1)
-    match = Groups(np.unique(on_plate, return_inverse=True)[1][:, None] - int((on_plate < 0).any()))
+    match = Groups.of_codes(np.unique(on_plate, return_inverse=True)[1] - int((on_plate < 0).any()))
     value, matches, total = np.full(n, np.nan), np.zeros(n, np.int64), np.zeros(n, np.int64)
     order = np.argsort(plate, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(plate[order])) + 1):
@@ -130,7 +130,9 @@ def map_vs_controls(
             )
     queries = np.array([row for row in queries.tolist() if reasons[row] is None], dtype=np.int64)
     left = count_reasons(reasons)
-    require_queries("map_vs_controls", len(queries), left)
+    # Controls are no query that was left out, but they explain why there is none.
+    why = {**left, "negative control": int(control.sum())} if control.any() else left
+    require_queries("map_vs_controls", len(queries), why)
     per_query = by_query(queries, value[queries], matches[queries], total[queries])
     per_query.insert_column(1, pl.Series("treatment", [treatments[row] for row in queries.tolist()]))
     groups = Chance(null, seed, count_equal).groups(per_query, ["treatment"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
 from warehouse.metrics.against_controls import grit, mp_value
-from warehouse.metrics.directions import canonical, directed, medians, members
+from warehouse.metrics.directions import canonical, directed, medians, members, own_median, teams
 from warehouse.metrics.order import PairOrder, Sharing, exactly
 from warehouse.metrics.passes import Block, Vectors, one_pass
 from warehouse.metrics.registry import Metric
@@ -28,6 +28,8 @@ PERCENTILE = 95
 AGAIN = 20
 #: Pairs of a null that are held at a time.
 PAIRS = 2**22
+#: Up to so many pairs of replicates are listed, of all treatments and of one.
+LISTED, OF_GROUP = 2**21, 2**18
 EMPTY = {"row": pl.Int64, "value": pl.Float64}
 
 
@@ -46,6 +48,9 @@ def percent_replicating(
     the same median over random wells. There is one null for each number of replicates. Wells of a set are drawn again
     up to 20 times until no two are replicates; pairs of replicates that are left then (where a treatment has more
     wells than there are treatments) are not counted.
+
+    Of a treatment with more than 128 wells not all pairs count, but those within up to 8 random teams of 64 wells, and
+    just so in its null.
 
     Args:
         X: (n, d) wells.
@@ -83,7 +88,8 @@ def percent_matching(
     """Share of labels whose compounds are more alike than 95 % of sets of as many that share no label.
 
     As `percent_replicating`, over the labels (mechanisms, targets) of treatments: a label's pairs are those of
-    different compounds, and no two profiles of a random set share a label or a compound.
+    different compounds, and no two profiles of a random set share a label or a compound. (Where the teams of a label
+    with more than 128 profiles hold no such pair, all pairs count.)
 
     Args:
         X: (n, d) treatment profiles.
@@ -140,7 +146,7 @@ def _share_above(
     left_out = None if compounds is None else Sharing.of(compounds)
     found = {}
     for label, rows in members(sets).items():
-        median = float(medians(vectors, rows[None], left_out)[0])
+        median = own_median(vectors, rows, sets, left_out, seed)
         if not math.isnan(median):
             found[label] = (median, rows)
     counted = {row for _, rows in found.values() for row in rows.tolist()}
@@ -151,23 +157,24 @@ def _share_above(
     require_queries(name, len(found), left)
     order = canonical(vectors, np.flatnonzero(compared), sets)
     apart = [Sharing.of_sets(sets), *([] if left_out is None else [left_out])]
-    sizes = sorted({len(rows) for _, rows in found.values()})
+    shapes = sorted({teams(len(rows)) for _, rows in found.values()})
     # No more wells than there are labels can do without two replicates.
     most = len({label for row in sets for label in row})
     thresholds = {}
-    for size in sizes:
+    for count, size in shapes:
         again = AGAIN if size <= most else 0
-        null = _null(vectors, order, apart, size, nulls, again, np.random.default_rng([seed, size]))
+        rng = np.random.default_rng([seed, count * size])
+        null = _null(vectors, order, apart, (count, size), nulls, again, rng)
         if np.isnan(null).all():
             message = f"{name}: all {len(order)} profiles have one label: there are no others to compare with"
             raise EvaluationError(message)
-        thresholds[size] = float(np.nanpercentile(null, PERCENTILE))
+        thresholds[count, size] = float(np.nanpercentile(null, PERCENTILE))
     per_group = pl.DataFrame(
         {
             "label": list(found),
-            "value": [float(median > thresholds[len(rows)]) for median, rows in found.values()],
+            "value": [float(median > thresholds[teams(len(rows))]) for median, rows in found.values()],
             "median": [median for median, _ in found.values()],
-            "threshold": [thresholds[len(rows)] for _, rows in found.values()],
+            "threshold": [thresholds[teams(len(rows))] for _, rows in found.values()],
             "n": [len(rows) for _, rows in found.values()],
         }
     )
@@ -181,16 +188,16 @@ def _null(
     vectors: Vectors,
     order: Rows,
     apart: list[Sharing],
-    size: int,
+    shape: tuple[int, int],
     nulls: int,
     again: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Median similarities of sets of `size` random rows that share nothing in `apart`, (nulls,)."""
+    """Median similarities of sets of teams of random rows that share nothing in `apart`, (nulls,)."""
     values = []
-    step = max(1, PAIRS // size**2)
+    step = max(1, PAIRS // (shape[0] * shape[1] ** 2))
     for first in range(0, nulls, step):
-        drawn = order[rng.integers(len(order), size=(min(step, nulls - first), size))]
+        drawn = order[rng.integers(len(order), size=(min(step, nulls - first), *shape))]
         clash = _clashes(drawn, apart)
         for _ in range(again):
             if not clash.any():
@@ -202,11 +209,12 @@ def _null(
 
 
 def _clashes(drawn: Rows, apart: list[Sharing]) -> NDArray[np.bool_]:
-    """Tell which rows share something with an earlier one of their set, (g, c) to (g, c)."""
-    found = np.zeros(drawn.shape, dtype=bool)
+    """Tell which rows share something with an earlier one of their team, (g, t, c) to (g, t, c)."""
+    of_teams = drawn.reshape(-1, drawn.shape[-1])
+    found = np.zeros(of_teams.shape, dtype=bool)
     for sharing in apart:
-        found |= sharing.repeated(drawn)
-    return found
+        found |= sharing.repeated(of_teams)
+    return found.reshape(drawn.shape)
 
 
 def replicate_reproducibility(
@@ -259,12 +267,18 @@ class _Reproducibility:
             ]
         )
         require_queries("replicate_reproducibility", len(self._groups), self._left)
-        self._order = PairOrder(vectors, compared, Sharing.of_sets(sets))
+        sharing = Sharing.of_sets(sets)
+        self._order = PairOrder(vectors, compared, sharing)
         self.rows_needed = self.columns_needed = compared
+        # Where there are too many pairs of replicates to be listed, they are counted in passes too.
+        pairs = sum(len(rows) * (len(rows) - 1) // 2 for rows in self._groups.values())
+        self._replicates = PairOrder(vectors, compared, together=sharing) if pairs > LISTED else None
 
     def take(self, block: Block) -> None:
         """Count the similarities of these rows."""
         self._order.take(block)
+        if self._replicates is not None:
+            self._replicates.take(block)
 
     def score(self) -> Score:
         """Count the pairs of replicates above the percentile."""
@@ -274,32 +288,57 @@ class _Reproducibility:
                 "replicate_reproducibility: all wells are of one treatment: there are none to compare with"
             )
             raise EvaluationError(message)
-        own = {label: rows[np.stack(np.triu_indices(len(rows), 1))] for label, rows in self._groups.items()}
-        # A pair with two labels in common is one pair.
-        pairs = np.unique(np.concatenate(list(own.values()), axis=1), axis=1)
-        similar = exactly(self._vectors, pairs[0], pairs[1])
-        threshold = self._percentile(n, similar)
-        correct = int(np.count_nonzero(similar > threshold))
-        each = [exactly(self._vectors, rows[0], rows[1]) for rows in own.values()]
+        if self._replicates is None:
+            # A pair with two labels in common is one pair.
+            pairs = np.unique(
+                np.concatenate([_within(rows) for rows in self._groups.values()], axis=1), axis=1
+            )
+            similar = exactly(self._vectors, pairs[0], pairs[1])
+            threshold, all_pairs = self._percentile(n, similar), len(similar)
+            correct = int(np.count_nonzero(similar > threshold))
+        else:
+            threshold, all_pairs = self._percentile(n, None), self._replicates.n
+            correct = self._replicates.above(threshold)
+        each = [self._of_group(rows, threshold) for rows in self._groups.values()]
         per_group = pl.DataFrame(
             {
-                "label": list(own),
-                "value": [float((values > threshold).mean()) for values in each],
-                "median": [float(np.median(values)) for values in each],
-                "n_pairs": [len(values) for values in each],
+                "label": list(self._groups),
+                "value": [value for value, _ in each],
+                "median": [median for _, median in each],
+                "n_pairs": [len(rows) * (len(rows) - 1) // 2 for rows in self._groups.values()],
             }
         )
         empty = pl.DataFrame(schema=EMPTY)
-        return Score(correct / len(similar), len(similar), correct, empty, per_group, self._left, None)
+        return Score(correct / all_pairs, all_pairs, correct, empty, per_group, self._left, None)
 
-    def _percentile(self, n: int, similar: Floats) -> float:
-        """Give the 95th percentile, or where no replicates are near it, anything that lies where it does."""
+    def _of_group(self, rows: Rows, threshold: float) -> tuple[float, float]:
+        """Share of the pairs of a treatment above the threshold, and their median."""
+        pairs = len(rows) * (len(rows) - 1) // 2
+        if pairs <= OF_GROUP:
+            similar = exactly(self._vectors, *_within(rows))
+            return float((similar > threshold).mean()), float(np.median(similar))
+        here = np.zeros(len(self._vectors), dtype=bool)
+        here[rows] = True
+        order = PairOrder(self._vectors, here).run()
+        middle = order.at((pairs - 1) // 2, pairs // 2)
+        return order.above(threshold) / pairs, sum(middle) / 2
+
+    def _percentile(self, n: int, similar: Floats | None) -> float:
+        """Give the 95th percentile, or where no replicates are near it, anything that lies where it does.
+
+        `similar` holds the similarities of replicates; None: not known.
+        """
         rank, share = divmod(round(PERCENTILE * (n - 1) / 100, 9), 1)
         below, above = int(rank), min(int(rank) + (share > 0), n - 1)
         low, high = self._order.bounds(below)[0], self._order.bounds(above)[1]
-        if ((similar >= low) & (similar <= high)).any():
+        if similar is None or ((similar >= low) & (similar <= high)).any():
             low, high = self._order.at(below, above)
         return low + (high - low) * share
+
+
+def _within(rows: Rows) -> Rows:
+    """All pairs of rows, (2, c (c - 1) / 2)."""
+    return np.asarray(rows[np.stack(np.triu_indices(len(rows), 1))])
 
 
 METRICS: tuple[Metric, ...] = (

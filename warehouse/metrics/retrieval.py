@@ -142,7 +142,7 @@ class EnrichmentFolds(Queries):
 
     def take(self, block: Block) -> None:
         """Count the matches in the top of these rows."""
-        for rows, near in self.of(block):
+        for rows, near in self.of(block, self._count):
             found, cosine = nearest(self.vectors, rows, self.library, near, self._count)
             below = cosine[:, -1:]
             above = cosine > below
@@ -276,7 +276,7 @@ class AtK(Queries):
     def take(self, block: Block) -> None:
         """Count the matches among the nearest of these rows."""
         width = self._found.shape[1]
-        for rows, near in self.of(block):
+        for rows, near in self.of(block, width):
             found, _ = nearest(self.vectors, rows, self.library, near, width)
             match = self.sharing.pairs(np.repeat(rows, width), found.ravel()).reshape(found.shape)
             self._found[rows] = match.cumsum(axis=1)

@@ -20,6 +20,8 @@ from warehouse.nearest.statistics import adjusted, empirical_p
 NULLS = ("plates", "all")
 #: Controls on a plate that `activity` needs: one aside, the others must still have a spread.
 FEWEST = 3
+#: Draws of a null, which are held at once.
+MOST_DRAWS = 1_000_000
 # What rounding leaves of a spread of equal distances, relative to them.
 _EQUAL = 1e-9
 _NO_TREATMENT = "no treatment"
@@ -125,9 +127,10 @@ def activity(
     """
     if null not in NULLS:
         raise unknown(null, "null", NULLS)
-    if not 0 < alpha < 1 or draws < 1:
+    if not 0 < alpha < 1 or not 1 <= draws <= MOST_DRAWS:
         message = (
-            f"activity: alpha is {alpha} and draws {draws}: take alpha between 0 and 1, and 1 draw or more"
+            f"activity: alpha is {alpha} and draws {draws}: take alpha between 0 and 1, and 1 to {MOST_DRAWS} "
+            "draws"
         )
         raise EvaluationError(message)
     made, left = _plates(X, treatments, plates, controls, ids, leave_one_out=True)
