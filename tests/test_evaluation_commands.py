@@ -8,16 +8,18 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
-from builders import TINY, commit, neighbour_lake, neighbour_plate
+from builders import TINY, commit, neighbour_lake, neighbour_plate, new_lake, random_plate
 from rich.console import Console
 
 import cli
-from warehouse import evaluation, metrics
+from warehouse import evaluation, metrics, profiles
 from warehouse.commands import evaluation as commands
 from warehouse.evaluation import Board, Inputs, as_frame, compare, details_frame, evaluate
 from warehouse.lake import Lake
+from warehouse.metrics.bioactivity import BINS
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +300,31 @@ def test_a_gpu_that_is_not_there_is_one_line(call):
     code, out, err = call("evaluate", "tiny", "--device", "gpu")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "torch finds no GPU" in err
+
+
+def test_outcomes_of_assays_are_predicted_and_summed_up_as_the_paper_does(tmp_path, monkeypatch, capsys):
+    path, file = tmp_path / "screen", tmp_path / "assays.csv"
+    with new_lake(path) as made:
+        commit(made, random_plate(("s", "b", "p1"), seed=0, dim=3, treatments=48))
+        rows = profiles.read(made, "tiny", level="consensus")
+    active = rows.matrix[:, 0] > np.median(rows.matrix[:, 0])
+    lines = [
+        f"{name},up,{int(up)}\n"
+        for name, up in zip(rows.rows["compound"], active, strict=True)
+        if name != "DMSO"
+    ]
+    file.write_text("compound,assay,active\n" + "".join(lines) + "gone,up,1\n")
+    monkeypatch.setenv("WELLHOUSE_LAKE", str(path))
+    words = ["evaluate", "tiny", "--metrics", "bioactivity(epochs=60,hidden=32,batch=16)", "--baselines", "1"]
+    monkeypatch.setattr(sys, "argv", ["wellhouse", *words, "--assays", str(file), "--json"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    (score,) = document["evaluations"]
+    assert (score["n"], score["level"], score["mark"]) == (1, "consensus", None)
+    assert score["value"] > 0.8  # the first feature says it all
+    (summary,) = document["summaries"].values()
+    assert [row["bin"] for row in summary] == ["all", next(iter(BINS))]
+    assert summary[0]["above_0.7"] == 1
+    assert err.startswith("note: 1 line names no consensus of those scored")

@@ -227,6 +227,13 @@ def print_evaluations(
 
     table = as_frame(made)
     document: dict[str, Any] = {"evaluations": table.to_dicts()}
+    summaries = {
+        f"{each.feature_set}:{each.recipe} {each.asked.text}": each.asked.metric.summary(each.score)
+        for each in made
+        if each.asked.metric.summary is not None and each.failure is None
+    }
+    if summaries:
+        document["summaries"] = {name: summary.to_dicts() for name, summary in summaries.items()}
     if comparison is not None:
         document["comparison"] = comparison.to_dicts()
     if details:
@@ -236,6 +243,8 @@ def print_evaluations(
     failures = [evaluation.failure for evaluation in made if evaluation.failure is not None]
     print_answer(document, as_json, with_values(table.drop("snapshot")))
     if not as_json:
+        for name, summary in summaries.items():
+            print_answer(None, False, summary, title=name)
         _print_more(made, comparison, details)
     for failure in failures:
         typer.echo(f"error: {failure}", err=True)

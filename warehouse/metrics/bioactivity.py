@@ -283,5 +283,6 @@ METRICS: tuple[Metric, ...] = (
         range=(0.0, 1.0),
         paper="Kim et al. 2025 (bioactivity prediction), after Hofmarcher et al. 2019",
         level="consensus",
+        summary=bioactivity_table,
     ),
 )

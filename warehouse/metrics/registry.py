@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import polars as pl
+
 from warehouse.metrics.passes import Pairwise
 from warehouse.metrics.score import Score
 
@@ -25,6 +27,7 @@ class Metric:
         label_kind: of the labels, where the metric itself says which (`treatment`, for replicates); None: those that
             are asked for.
         baselines: that stand beside its value; of `warehouse.evaluation.baselines`.
+        summary: of a score with many groups, the table that its paper prints; None: the value says it.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Metric:
     plan: Callable[..., Pairwise] | None = None
     label_kind: str | None = None
     baselines: tuple[str, ...] = ("shuffled", "random", "cell_count")
+    summary: Callable[[Score], pl.DataFrame] | None = None
 
     @property
     def parameters(self) -> dict[str, object]:
