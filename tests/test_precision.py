@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_profiles import bbbc021
 from sklearn.metrics import average_precision_score
 
 from warehouse.errors import EvaluationError, UnknownNameError
@@ -35,45 +36,6 @@ from warehouse.metrics.relations import Groups
 def circle(*degrees):
     angle = np.deg2rad(np.array(degrees, dtype=float))
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def bbbc021(data_dir):
-    """Treatment means of wells z-scored on their plate's DMSO: X, labels, compounds, treatments, weeks."""
-    from warehouse.fitting import fit_transform
-    from warehouse.recipes import parse
-
-    folder = data_dir / "bbbc021"
-    wells = pl.read_csv(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz", infer_schema_length=None)
-    wells = wells.rename({"Image_Metadata_Plate": "plate", "Image_Metadata_Well": "well"})
-    images = pl.read_csv(folder / "BBBC021_v1_image.csv.gz", infer_schema_length=None)
-    layout = images.select(
-        plate="Image_Metadata_Plate_DAPI",
-        well="Image_Metadata_Well_DAPI",
-        compound="Image_Metadata_Compound",
-        concentration="Image_Metadata_Concentration",
-        batch=pl.col("Image_Metadata_Plate_DAPI").str.split("_").list.first(),
-    ).unique()
-    groups = (
-        wells.select("plate", "well")
-        .join(layout, on=["plate", "well"], how="left", maintain_order="left", validate="1:1")
-        .with_columns(
-            source=pl.lit("bbbc021"),
-            control_type=pl.when(pl.col("compound") == "DMSO")
-            .then(pl.lit("negative"))
-            .otherwise(pl.lit("none")),
-        )
-    )
-    z = fit_transform(parse("standardize"), wells.drop("plate", "well").to_numpy(), groups).profiles
-    treatments = (
-        groups.with_row_index("row")
-        .filter(pl.col("control_type") == "none")
-        .group_by("compound", "concentration")
-        .agg("row", batches=pl.col("batch").unique())
-        .join(pl.read_csv(folder / "BBBC021_v1_moa.csv"), on=["compound", "concentration"])
-        .sort("compound", "concentration")
-    )
-    X = np.stack([z[rows].mean(axis=0) for rows in treatments["row"].to_list()])
-    return X, treatments, layout
 
 
 # --- average precision
