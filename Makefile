@@ -49,7 +49,7 @@ format: install ## Bring the code into its one format.
 
 proofs: install ## The long forms: 50 kills on each kind of lake, 4 writers x 25 plates, scib-metrics (about half an hour).
 	WELLHOUSE_LONG=1 OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 0 -s --durations=20 \
-		tests/test_night_kills.py tests/test_team.py tests/test_batch_effects.py
+		tests/test_night_kills.py tests/test_team.py tests/test_lake.py tests/test_batch_effects.py tests/test_sphering.py
 
 bench: install ## Measure speed and memory as ratios, and write benchmarks/RESULTS.md.
 	$(BIN)/python -m benchmarks.run

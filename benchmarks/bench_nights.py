@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.bench_commit import DIM, plate
 from benchmarks.measure import Row
-from tests.servers import postgres_server
+from benchmarks.servers import postgres_server
 from warehouse import ingest
 from warehouse.feature_sets import FeatureSet
 from warehouse.lake import Lake

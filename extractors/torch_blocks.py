@@ -1,7 +1,7 @@
 """Blocks of similarities made by torch: the metrics of pairs on a GPU, by the same code.
 
 `warehouse.metrics.passes.one_pass(vectors, plans, arrays=TorchArrays())`: the product, and what a metric asks of a
-block (gathers, counts, windows, exact products), are done on the device; only what was asked for comes back.
+block (single similarities, windows, exact products), are done on the device; only what was asked for comes back.
 """
 
 from collections.abc import Iterator
@@ -94,10 +94,6 @@ class TorchBlock(Block):
             self._host = self._product.cpu().numpy()
         return self._host
 
-    def host(self) -> Floats:
-        """As `Block.host`."""
-        return self.similarity
-
     def only(self, places: Rows, columns: Rows) -> "TorchBlock":
         """As `Block.only`."""
         across = columns if self.columns is None else self.columns[columns]
@@ -110,24 +106,10 @@ class TorchBlock(Block):
         """As `Block.products`."""
         return self._exact.products(self.rows[places])
 
-    def gather(self, columns: Rows) -> Floats:
-        """As `Block.gather`."""
-        found = torch.gather(self._product, 1, self._at(np.maximum(columns, 0))).cpu().numpy()
-        return np.where(columns < 0, np.float32(np.nan), found)
-
     def at(self, places: Rows, columns: Rows) -> Floats:
         """As `Block.at`."""
         found: Floats = self._product[self._at(places), self._at(columns)].cpu().numpy()
         return found
-
-    def count_above(self, thresholds: Floats) -> Rows:
-        """As `Block.count_above`."""
-        bounds = torch.from_numpy(np.ascontiguousarray(thresholds)).to(self._product.device)
-        counted = [(self._product > own[:, None]).sum(dim=1) for own in bounds.T]
-        if not counted:
-            return np.zeros(thresholds.shape, np.int64)
-        made: Rows = torch.stack(counted, dim=1).cpu().numpy()
-        return made
 
     def windows(self, places: Rows, low: Floats, high: Floats) -> tuple[Rows, Rows, Rows]:
         """As `Block.windows`."""

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from servers import _s3, postgres, s3  # noqa: F401  (fixtures)
+
+from benchmarks.servers import _s3, postgres, s3  # noqa: F401  (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.servers import S3
+from benchmarks.servers import S3
 from warehouse import arrivals
 from warehouse.errors import PlaceError, UnknownNameError
 from warehouse.screens import read_screen

@@ -9,6 +9,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from test_metrics import test_every_metric_keeps_the_contract as keeps_the_contract
+from test_metrics import test_every_metric_refuses_what_it_cannot_compare as refuses
 
 from warehouse import metrics
 from warehouse.evaluation.asked import asked_metric
@@ -174,6 +176,8 @@ def test_the_metrics_of_contributing_work() -> None:
         tests[0]()
         (metric,) = names["METRICS"]
         assert metrics.get(metric.name, names["METRICS"]) is metric
+        keeps_the_contract(metric)
+        refuses(metric)
 
 
 def _json(lake: Path, *arguments: str) -> object:

@@ -195,8 +195,10 @@ def test_a_metric_that_cannot_be_scored_keeps_no_other_from_being_stored(lake):
     assert rows[0][0] == "nsc"
     assert rows[1][:3] == ("map_cross_source", None, 0)
     assert json.loads(rows[1][3]) == {"not scored": failed.failure}
-    assert not scored_now(lake, "tiny", "map_cross_source")
+    # A night does not ask again for what was refused, until something changes.
+    assert scored_now(lake, "tiny", "map_cross_source")
     assert scored_now(lake, "tiny", "nsc")
+    assert not scored_now(lake, "tiny", "nsb")
     # A level that cannot be read takes its own metrics only.
     one, other = evaluate(lake, ["tiny"], ["nsc", "grit"], where="well_count > 0", baselines=0)
     assert one.failure is None
@@ -246,7 +248,6 @@ def test_a_level_that_lacks_what_a_metric_needs_is_refused(lake):
 
 def test_files_mark_the_scores_that_look_at_them_and_what_they_miss_is_told(lake, tmp_path):
     path = tmp_path / "folds.csv"
-    path.write_text("treatment,fold\na@1,0\na@3,1\nb@1,0\nc@1,1\nd@1,0\ngone,1\n")
     rows = profiles.read(lake, "tiny").rows["treatment"].to_list()
     names = [name for name in rows if not name.startswith("DMSO")]
     path.write_text(

@@ -35,7 +35,7 @@ from warehouse.lake import Lake
 
 ENDINGS = ("parquet", "csv", "csv.gz", "h5ad", "npy")
 #: Examples of a round trip: more of them in a long run.
-EXAMPLES = int(os.environ.get("WELLHOUSE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("WELLHOUSE_EXAMPLES", "5"))
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "export.md"
 
 

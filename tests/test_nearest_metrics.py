@@ -120,6 +120,23 @@ def test_votes_and_their_ties():
     assert one.per_query["predicted"][3] == "a; c"
 
 
+def test_wells_of_other_batches_and_perturbations_vote():
+    X = circle(0, 1, 2, 3, 4, 5)
+    labels = [{"a"}, {"a"}, {"b"}, {"a"}, {"a"}, {"b"}]
+    treatments, batches = list("ttuvwu"), [{"x"}, {"y"}, {"y"}, {"y"}, {"z"}, {"x"}]
+    one, three = (nsbp(X, labels, treatments, batches, k=k) for k in (1, 3))
+    # 0 may not take 1, its own treatment, nor 5, its batch: 2 alone is wrong, outvoted by 3 and 4 it is right.
+    assert one.per_query.filter(row=0).select("neighbour", "value").rows() == [(2, 0.0)]
+    assert "votes" not in one.per_query.columns
+    assert three.per_query.filter(row=0).select("neighbour", "value", "predicted", "votes").rows() == [
+        (2, 1.0, "a", 2)
+    ]
+    # Its own treatment votes where only the batch is left out; u's wells have no other of their label.
+    wells = nsb_wells(X, labels, batches, k=3)
+    assert wells.per_query.filter(row=0).select("neighbour", "predicted", "votes").rows() == [(1, "a", 2)]
+    assert three.left_out == {"no candidate with its label": 2}
+
+
 def test_more_neighbours_than_there_are_are_all(monkeypatch):
     X, labels, batches, compounds = screen(5)
     most = knn(X, labels, compounds, batches, k=len(X) - 1)
@@ -215,18 +232,18 @@ def test_every_exclusion_equals_a_naive_loop(rule, several):
             lambda q, c: same(q, c) or (together(q, c) and alike(q, c)),
             lambda k: knn(X, labels, compounds, batches, k=k, exclude="nsb", reading="batch_and_label"),
         ),
-        "wells": (together, lambda k: nsb_wells(X, labels, batches, unmatched="wrong")),
+        "wells": (together, lambda k: nsb_wells(X, labels, batches, k=k, unmatched="wrong")),
         "nsbp": (
             lambda q, c: same(q, c) or together(q, c),
-            lambda k: nsbp(X, labels, compounds, batches, unmatched="wrong"),
+            lambda k: nsbp(X, labels, compounds, batches, k=k, unmatched="wrong"),
         ),
         "nsbp_label": (
             lambda q, c: same(q, c) or (together(q, c) and alike(q, c)),
-            lambda k: nsbp(X, labels, compounds, batches, reading="batch_and_label", unmatched="wrong"),
+            lambda k: nsbp(X, labels, compounds, batches, k=k, reading="batch_and_label", unmatched="wrong"),
         ),
     }
     left_out, metric = rules[rule]
-    for k in (1, 5) if rule in ("none", "nsc", "batch", "batch_and_label") else (1,):
+    for k in (1, 5):
         score = metric(k)
         rows, right = by_loop(X, labels, k, left_out)
         assert score.per_query["row"].to_list() == rows
@@ -348,6 +365,8 @@ def test_what_is_lacking_is_explained():
         nsb_wells(X, ["a", "a"], sets, unmatched="drop")
     with pytest.raises(EvaluationError, match=r"knn: k is 0"):
         knn(X, ["a", "a"], ["k", "l"], sets, k=0)
+    with pytest.raises(EvaluationError, match=r"nsb_wells: k is -1; it must be at least 1"):
+        nsb_wells(X, ["a", "a"], sets, k=-1)
     with pytest.raises(EvaluationError, match=r"nsc: no query is left \(2 with no candidate\)"):
         nsc(X, ["a", "a"], ["k", "k"])
     with pytest.raises(

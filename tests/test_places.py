@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from tests.servers import SECRET
+from benchmarks.servers import SECRET
 from warehouse import places
 from warehouse.errors import LakeUnavailableError, PlaceError
 

@@ -30,7 +30,7 @@ from warehouse.metrics.precision import (
     plan_cross_batch,
     plan_map,
 )
-from warehouse.metrics.relations import Groups
+from warehouse.metrics.relations import Groups, portions
 
 
 def circle(*degrees):
@@ -250,6 +250,24 @@ def test_plates_of_controls_only_do_no_harm():
         EvaluationError, match=r"no query is left \(4 with no negative control on its plate, 6 with neg"
     ):
         map_vs_controls(X[:10], treatments[:10], ["p"] * 4 + ["q"] * 6, [False] * 4 + [True] * 6)
+
+
+def test_map_vs_controls_asks_a_direction_only_of_wells_that_are_compared():
+    X = np.vstack([circle(0, 10, 5, 80), [[0, 0], [np.nan, 1]]])
+    treatments, plates = ["t", "t", None, "u", None, None], ["p"] * 6
+    controls = [False, False, True, False, False, False]
+    score = map_vs_controls(X, treatments, plates, controls, null=0)
+    assert score.per_query.equals(
+        map_vs_controls(X[:4], treatments[:4], plates[:4], controls[:4], null=0).per_query
+    )
+    assert score.left_out == {"no replicate on its plate": 1, "no treatment": 2}
+    ids = list("abcdef")
+    controls[4] = True
+    with pytest.raises(EvaluationError, match=r"profile 'e' is all zeros \(1 such profiles\)"):
+        map_vs_controls(X, treatments, plates, controls, ids)
+    controls[4], treatments[5] = False, "u"
+    with pytest.raises(EvaluationError, match=r"profile 'f' has nan in feature 1"):
+        map_vs_controls(X, treatments, plates, controls, ids)
 
 
 @pytest.mark.parametrize("plate", MOA_SCREEN)
@@ -640,13 +658,25 @@ def test_map_correlation_is_scikit_learns_over_correlation_distance():
     assert score.value == pytest.approx(np.mean(list(expected.values())))
     # A profile that is the same everywhere has no correlation, though rounding may leave some of it.
     X[5] = 0.1
-    with pytest.raises(EvaluationError, match=r"profile 'w5' is 0\.1 in every feature \(1 such profiles\)"):
+    with pytest.raises(
+        EvaluationError, match=r"profile 'w5' is the same in every feature \(1 such profiles\)"
+    ):
         map_correlation(X, labels.tolist(), ids=[f"w{i}" for i in range(60)])
     labels[5] = ""
     assert map_correlation(X, labels.tolist(), null=0).left_out == {"no label": 1, "no match": 1}
     X[6, 0] = np.nan
     with pytest.raises(EvaluationError, match=r"profile 'w6' has nan in feature 1"):
         map_correlation(X, labels.tolist(), ids=[f"w{i}" for i in range(60)])
+
+
+def test_work_is_cut_into_portions_between_rows():
+    def cut(work, most):
+        return [part.tolist() for part in portions(np.array(work, dtype=np.int64), most)]
+
+    assert cut([3, 3, 3, 3], 100) == [[0, 1, 2, 3]]
+    assert cut([3, 3, 3, 3], 6) == [[0], [1, 2], [3]]  # where a multiple of 6 is reached
+    assert cut([1, 50, 1, 0], 6) == [[0], [1, 2, 3]]  # a row of much work is whole
+    assert cut([], 6) == [[]]
 
 
 def test_zero_and_missing_profiles_that_are_not_compared_do_no_harm(monkeypatch):

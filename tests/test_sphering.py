@@ -1,5 +1,7 @@
 """Sphering, against the dense formula, pycytominer, what it is to do to the controls, and what it is for."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -521,6 +523,10 @@ class CellStatistics:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("WELLHOUSE_LONG"),
+    reason="half a minute: set WELLHOUSE_LONG=1 (make proofs); docs/correction.md shows the same on BBBC021",
+)
 def test_on_simulated_images_with_a_batch_effect_it_raises_nsb(tmp_path):
     settings = SimulatorSettings(split_compounds=True, dmso_wells=16, wells_per_plate=60)
     made = simulate_screen(tmp_path / "screen", settings)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from test_pipeline import Statistics
 
 from extractors.pipeline import PipelineSettings, ingest_screen
 from extractors.simulator import CHANNELS, SimulatorSettings, simulate_screen
 from extractors.staging import staged
-from tests.test_pipeline import Statistics
 from warehouse.errors import LakeUnavailableError, PlaceError, ScreenError
 from warehouse.lake import Lake
 from warehouse.screens import read_screen

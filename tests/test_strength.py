@@ -202,27 +202,27 @@ def test_a_p_value_does_not_change_with_what_else_is_in_the_call():
     assert other.per_group[column].to_list() != whole.per_group[column].to_list()
 
 
-@pytest.mark.parametrize("null", ["plates", "all"])
-def test_p_values_of_treatments_without_effect_are_uniform(null):
+@pytest.mark.parametrize("pool", ["plates", "all"])
+def test_p_values_of_treatments_without_effect_are_uniform(pool):
     rng = np.random.default_rng(7)
     X = rng.normal(size=(4 * 96, 10))
     plates = np.repeat(np.arange(4), 96).astype(str).tolist()
     controls = [well < 32 for _ in range(4) for well in range(96)]
     treatments = [f"t{well}" for _ in range(4) for well in range(96)]
-    score = activity(X, treatments, plates, controls, null=null, draws=2000)
+    score = activity(X, treatments, plates, controls, pool=pool, draws=2000)
     p_values = score.per_group["p_value"].to_numpy()
     assert len(p_values) == 64
     assert abs(p_values.mean() - 0.5) < 0.12
     assert 0.0 <= np.mean(p_values < 0.1) < 0.25
     assert score.value < 0.05
     X[[not c for c in controls]] += 3
-    assert activity(X, treatments, plates, controls, null=null, draws=2000).value == 1
+    assert activity(X, treatments, plates, controls, pool=pool, draws=2000).value == 1
 
 
 def test_pooled_controls_are_as_many_as_the_wells():
     X, treatments, plates, controls = screen(8, plates=2, controls=3)
     few = activity(X, treatments, plates, controls)
-    pooled = activity(X, treatments, plates, controls, null="all")
+    pooled = activity(X, treatments, plates, controls, pool="all")
     assert few.per_group["n_null"].to_list() == [9] * 4
     assert pooled.per_group["n_null"].to_list() == [15] * 4  # 6 choose 2
     assert pooled.per_group["strength"].to_list() == few.per_group["strength"].to_list()
@@ -231,7 +231,7 @@ def test_pooled_controls_are_as_many_as_the_wells():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"null": "plate"}, UnknownNameError, r"unknown null 'plate'. Did you mean 'plates'"),
+        ({"pool": "plate"}, UnknownNameError, r"unknown pool of controls 'plate'. Did you mean 'plates'"),
         ({"alpha": 0.0}, EvaluationError, r"alpha is 0.0 and draws 10000: take alpha between 0 and 1"),
         ({"draws": 0}, EvaluationError, r"alpha is 0.05 and draws 0"),
         (

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from builders import commit, random_plate, wide
-from servers import GUARDED_PASSWORD, GUARDED_USER, KEY_ID, SECRET
 from typer.testing import CliRunner
 from writers import SPAWN, big_plate, night, run_together
 
 import cli
+from benchmarks.servers import GUARDED_PASSWORD, GUARDED_USER, KEY_ID, SECRET
 from warehouse import query
 from warehouse.errors import LakeError, LakeUnavailableError
 from warehouse.lake import Lake, now

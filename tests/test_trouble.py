@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import duckdb
 import pytest
 from builders import commit, new_lake, random_plate, wide
-from servers import KEY_ID, SECRET
 from writers import big_plate
 
+from benchmarks.servers import KEY_ID, SECRET
 from warehouse import trouble
 from warehouse.errors import LakeUnavailableError
 from warehouse.lake import Lake

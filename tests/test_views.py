@@ -144,12 +144,15 @@ def test_a_lake_of_before_positions_gets_them(tmp_path):
         def back(connection):
             connection.execute("DELETE FROM main.schema_version WHERE version >= 6")
             connection.execute("CREATE OR REPLACE VIEW tiny.compounds AS SELECT 1 AS compound")
+            for column in ("code_version", "baselines", "is_above"):  # of version 7
+                connection.execute(f"ALTER TABLE main.evaluations DROP COLUMN {column}")
 
         older.transaction(back)
     with Lake.open(tmp_path / "lake") as newer:
         assert rows(newer, "SELECT compound, positions FROM tiny.compounds ORDER BY compound") == [
             ("DMSO", ["A01", "A02"]), ("nocodazole", ["A02"]), ("taxol", ["A03", "A04"]),
         ]  # fmt: skip
+        assert rows(newer, "SELECT code_version, baselines, is_above FROM main.evaluations") == []
 
 
 def test_compounds_are_means_over_wells_of_every_concentration(lake):

@@ -26,6 +26,7 @@ _MADE_NOW = (
     "duplicate key value",
     "could not serialize",
     "tuple concurrently",
+    "Current transaction is aborted",  # a query of the making after one that met the other process
 )
 
 

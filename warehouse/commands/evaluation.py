@@ -29,14 +29,15 @@ Labels = Annotated[
 Level = Annotated[
     str | None,
     typer.Option(
-        "--level", help="well, treatment, compound, consensus, batch, source; default each metric's own."
+        "--level",
+        help="cell, field, well, treatment, compound, consensus, batch, source; default each metric's own.",
     ),
 ]
 BatchKey = Annotated[str, typer.Option("--batch-key", help="What counts as a batch: batch, plate or source.")]
 Baselines = Annotated[
     int,
     typer.Option(
-        "--baselines", min=0, help="Draws of each baseline (one, where a metric is no search); 0: none."
+        "--baselines", min=0, help="Draws of each baseline (one, where a metric clusters or trains); 0: none."
     ),
 ]
 Compare = Annotated[
@@ -55,7 +56,7 @@ Assays = Annotated[
     Path | None, typer.Option("--assays", help="Outcomes of assays: compound, assay, active (0 or 1).")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compare: cpu or gpu.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws of baselines and intervals.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all draws: metrics, baselines, intervals.")]
 Details = Annotated[bool, typer.Option("--details", help="Also print one row a treatment or label.")]
 
 

@@ -177,7 +177,7 @@ def own_baselines(asked: AskedMetric, score: Score) -> dict[str, Baseline | None
     if "k" in found.columns and at in found["k"]:
         found = found.filter(pl.col("k") == at)
     rows = found.filter(pl.col("baseline").is_not_null()).select("baseline", "value").iter_rows()
-    return {name: Baseline(value, value, 1) for name, value in rows}
+    return {name: None if value is None else Baseline(value, value, 1) for name, value in rows}
 
 
 def is_above(value: float, found: Mapping[str, Baseline | None], higher_is_better: bool) -> bool | None:
@@ -195,7 +195,7 @@ def _draws(job: Job, draws: int) -> int:
 def _without_null(job: Job) -> Job:
     """Leave out p-values, which a baseline's draws are not asked for."""
     asked = job.asked
-    if not isinstance(asked.parameters.get("null"), int):
+    if "null" not in asked.parameters:
         return job
     return Job(AskedMetric(asked.metric, {**asked.parameters, "null": 0}), job.needs)
 

@@ -54,7 +54,9 @@ def feature_correlation(
         by: `compartment`, `channel` or `kind`: the best of each group of CellProfiler's features.
 
     Raises:
-        UnknownNameError: no such feature set.
+        UnknownNameError: no such feature set, method or group.
+        RecipeError: a recipe was never fitted, or plates wait for it.
+        ProfileError: the predicate is not one.
         EvaluationError: fewer than three wells in common.
 
     Source:

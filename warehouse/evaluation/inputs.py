@@ -98,13 +98,12 @@ def pairs_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
     pairs = [
         (numbers[a], numbers[b])
         for a, b in table.select(f"{column}_a", f"{column}_b").iter_rows()
-        if a in numbers and b in numbers and a != b
+        if a in numbers and b in numbers
     ]
     if not pairs:
         message = f"{path}: none of {len(table)} pairs has both of its {column}s among {len(rows)} rows"
         raise EvaluationError(message)
-    found = np.unique(np.sort(np.array(pairs, np.int64), axis=1), axis=0)
-    return found, len(table) - len(pairs)
+    return np.array(pairs, np.int64), len(table) - len(pairs)
 
 
 def assays_of(path: Path, rows: pl.DataFrame) -> tuple[NDArray[np.float64], list[str], int]:

@@ -10,9 +10,9 @@ from warehouse.errors import EvaluationError, WellhouseError
 from warehouse.evaluation.asked import AskedMetric, asked_metric
 from warehouse.evaluation.inputs import Inputs
 from warehouse.evaluation.records import conditions, fingerprint, label_kind, same_conditions
+from warehouse.evaluation.tables import KINDS
 from warehouse.lake import Lake
 from warehouse.names import unknown
-from warehouse.profiles import LABEL_KINDS
 
 #: The columns of Bray's Table 1.
 METRICS = ("nsc", "nsb", "ari", "ami", "silhouette_labels", "silhouette_clusters")
@@ -28,7 +28,7 @@ class Board:
             of different numbers of queries.
         stale: (row number, column) of values whose profiles, labels or code have changed since.
         below: (row number, column) of values that are not above their baselines.
-        notes: how to bring stale and missing values up to date.
+        notes: how to bring stale and missing values up to date, and which metrics have no best.
     """
 
     table: pl.DataFrame
@@ -73,8 +73,8 @@ def leaderboard(
         UnknownNameError: a name that is in no list.
         EvaluationError: no method was scored under these conditions, or the lake has scores of none.
     """
-    if labels not in (*LABEL_KINDS, "treatment", "compound"):
-        raise unknown(labels, "kind of label", (*LABEL_KINDS, "treatment", "compound"))
+    if labels not in KINDS:
+        raise unknown(labels, "kind of label", KINDS)
     asked = [asked_metric(text, seed) for text in metrics]
     marks = (inputs or Inputs()).marks()
     current: dict[tuple[str, str], str | None] = {}

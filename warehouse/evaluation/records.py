@@ -145,12 +145,12 @@ def scored(
     where: str | None = None,
     batch_key: str = "batch",
 ) -> bool:
-    """Tell whether a metric was computed on the profiles, layouts and labels as they are now, by this version."""
+    """Tell whether a metric was computed, or refused, on the profiles, layouts and labels of now, by this version."""
     asked = asked_metric(metric)
     slug = profiles.find_recipe(lake, feature_sets_of.find(lake, feature_set), recipe).name
     found = lake.connection.execute(
         "SELECT label_kind, parameters FROM main.evaluations "
-        "WHERE feature_set = ? AND recipe = ? AND metric = ? AND level = ? AND fingerprint = ? AND value IS NOT NULL",
+        "WHERE feature_set = ? AND recipe = ? AND metric = ? AND level = ? AND fingerprint = ?",
         [feature_set, slug, asked.metric.name, asked.metric.level, fingerprint(lake, feature_set, recipe)],
     ).fetchall()
     wanted = _conditions(asked, Setting(labels, where, batch_key))

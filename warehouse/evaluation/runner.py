@@ -22,7 +22,7 @@ from warehouse.profiles import LABEL_KINDS
 from warehouse.runs import Run
 
 #: Draws of a baseline, for metrics of pairs: where profiles say nothing, a score is better than all five of them
-#: once in six times. Metrics that cluster, train or rank within plates have one draw, and pass it every other time.
+#: once in six times at most. Metrics that cluster, train or rank within plates have one draw: every other time at most.
 DRAWS = 5
 
 
@@ -83,7 +83,7 @@ def evaluate(
     )  # fmt: skip
     run = run or own_run
     made: list[Evaluation] = []
-    errors: list[WellhouseError] = []
+    errors: dict[int, WellhouseError] = {}
     with lake.reading():
         snapshot = lake.snapshot()
         for text in feature_sets:
@@ -99,11 +99,11 @@ def evaluate(
                 except (EvaluationError, ProfileError) as error:
                     slug = profiles.find_recipe(lake, feature_sets_of.find(lake, feature_set), own).name
                     found = [_failed(feature_set, slug, at, one, error, setting) for one in some]
-                    errors.append(_named(some[0], error))
+                    errors[len(made) + places[0]] = _named(some[0], error)
                 scored |= {place: each.of(snapshot, mark) for place, each in zip(places, found, strict=True)}
             made += [scored[place] for place in range(len(asked))]
     if made and all(each.failure is not None for each in made):
-        raise errors[0] if errors else EvaluationError(made[0].failure)
+        raise errors.get(0) or EvaluationError(made[0].failure)
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         run.record(lake)

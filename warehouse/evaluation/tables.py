@@ -22,6 +22,23 @@ _STORED = ("cell", "field", "well")
 _COLUMNS = {"treatments": "treatment", "compounds": "compound", "controls": "control_type"}
 
 
+#: Whatever a metric can ask for.
+NEEDS = (
+    *_COLUMNS,
+    "labels",
+    "batches",
+    "sources",
+    "plates",
+    "clusters",
+    "folds",
+    "pairs",
+    "assays",
+    "assay_names",
+)
+#: Kinds of label: annotations, and what a row is.
+KINDS = (*LABEL_KINDS, "treatment", "compound")
+
+
 @dataclass
 class Table:
     """One level of one feature set, as metrics are given it.
@@ -32,6 +49,7 @@ class Table:
         batch_key: of `BATCH_KEYS`.
         inputs: files that a user brought.
         notes: what to tell of the files.
+        read: of the files, by need, what was read.
     """
 
     profiles: Profiles
@@ -39,6 +57,7 @@ class Table:
     batch_key: str
     inputs: Inputs
     notes: list[str] = field(default_factory=list)
+    read: dict[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,8 +89,6 @@ class Table:
                 )
                 raise EvaluationError(message)
             return rows.select(pl.concat_str("source", "batch", "plate", separator="/")).to_series().to_list()
-        if need == "cell_counts":
-            return cell_counts(rows)
         if need in _COLUMNS:
             column = self._column(_COLUMNS[need])
             return (
@@ -80,34 +97,38 @@ class Table:
         return self._brought(need)
 
     def _brought(self, need: str) -> object:
+        """What files say: each is read once for all metrics."""
+        if need not in self.read:
+            self.read |= self._from_file(need)
+        return self.read[need]
+
+    def _from_file(self, need: str) -> dict[str, object]:
         rows, inputs = self.profiles.rows, self.inputs
         if need == "clusters":
             if inputs.clusters is None:
-                return None
+                return {need: None}
             clusters, lost = clusters_of(inputs.clusters, rows)
             self._tell_lost(lost, inputs.clusters)
-            return clusters
+            return {need: clusters}
         if need == "folds":
             if inputs.folds is None:
-                return None
+                return {need: None}
             folds, lost = folds_of(inputs.folds, rows)
             self._tell_lost(lost, inputs.folds)
             self._tell_parted(folds, inputs.folds)
-            return folds
+            return {need: folds}
         if need == "pairs":
             path = _given(inputs.pairs, "pairs")
             pairs, lost = pairs_of(path, rows)
             what = "1 pair names" if lost == 1 else f"{lost} pairs name"
-            self._tell(f"{what} a row that is not there, or one row twice: {path}" if lost else None)
-            return pairs
+            self._tell(f"{what} a row that is not there: {path}" if lost else None)
+            return {need: pairs}
         if need in ("assays", "assay_names"):
             path = _given(inputs.assays, "assays")
             matrix, names, lost = assays_of(path, rows)
             self._tell_lost(lost, path)
-            return matrix if need == "assays" else names
-        raise unknown(
-            need, "need of a metric", (*_COLUMNS, "labels", "batches", "sources", "plates", "cell_counts")
-        )
+            return {"assays": matrix, "assay_names": names}
+        raise unknown(need, "need of a metric", NEEDS)
 
     def _tell(self, note: str | None) -> None:
         if note is not None and note not in self.notes:
@@ -172,8 +193,8 @@ def read(
         ProfileError: the predicate is not one.
         EvaluationError: no row, or a row misses an element.
     """
-    if labels not in (*LABEL_KINDS, "treatment", "compound"):
-        raise unknown(labels, "kind of label", (*LABEL_KINDS, "treatment", "compound"))
+    if labels not in KINDS:
+        raise unknown(labels, "kind of label", KINDS)
     if batch_key not in BATCH_KEYS:
         raise unknown(batch_key, "batch key", BATCH_KEYS)
     found = profiles.read(lake, feature_set, recipe=recipe, level=level, where=where)

@@ -27,8 +27,6 @@ from warehouse.names import unknown
 BINS = {"<50": 0, "50–100": 50, "100–500": 100, "500–1000": 500, "1000–3000": 1000, ">3000": 3001}
 #: AUROCs above which assays are counted.
 LIMITS = (0.9, 0.8, 0.7)
-#: Share of activity from which on a compound is called active, for F1.
-CALLED = 0.5
 #: One in so many of the training compounds tells when to stop: a tenth of all, where a fifth is the test.
 VALIDATION = 8
 #: Parts that compounds are dealt into where no folds are given; a test split is one of them.
@@ -197,7 +195,7 @@ def _split(
         labelled = ~np.isnan(truth)
         if len(np.unique(truth[labelled])) == 2:
             auroc[assay] = roc_auc_score(truth[labelled], logits[labelled, assay])
-            # A logit of 0 is a probability of one half, `CALLED`.
+            # Called active from a logit of 0 on: a probability of one half.
             f1[assay] = f1_score(truth[labelled], logits[labelled, assay] >= 0, zero_division=0.0)
     return auroc, f1
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from warehouse.errors import EvaluationError
 from warehouse.metrics.order import Sharing
 from warehouse.metrics.passes import Vectors
-from warehouse.metrics.score import unit_vectors
+from warehouse.metrics.score import row_name, unit_vectors
 from warehouse.names import unknown
 
 Rows = NDArray[np.int64]
@@ -46,10 +46,9 @@ def directed(X: NDArray[np.floating], ids: Sequence[str] | None, similarity: str
     flat = compared & ~centred.any(axis=1)
     if flat.any():
         row = int(np.argmax(flat))
-        name = f"in row {row}" if ids is None else repr(ids[row])
         message = (
-            f"profile {name} is the same in every feature ({int(flat.sum())} such profiles): it has no correlation; "
-            "leave it out, or use similarity=cosine"
+            f"profile {row_name(row, ids)} is the same in every feature ({int(flat.sum())} such profiles): it has no "
+            "correlation; leave it out, or compare by cosine"
         )
         raise EvaluationError(message)
     return Vectors.of(centred, ids)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
 from warehouse.metrics.grouped_rows import Floats, grouped, no_queries
-from warehouse.metrics.score import Labels, Score, check_length, label_sets
+from warehouse.metrics.score import Labels, Score, check_length, label_sets, row_name
 from warehouse.names import unknown
 
 #: Of two entropies, that mutual information is set against; of scikit-learn.
@@ -80,10 +80,9 @@ def gene_family_clusters(
     flat = length[:, 0] <= 1e-12
     if flat.any():
         row = int(own.rows[np.argmax(flat)])
-        name = repr(ids[row]) if ids is not None else f"in row {row}"
         message = (
-            f"{metric}: profile {name} has the same value in all {X.shape[1]} features ({int(flat.sum())} such "
-            "profiles): it correlates with none; leave it out"
+            f"{metric}: profile {row_name(row, ids)} has the same value in all {X.shape[1]} features "
+            f"({int(flat.sum())} such profiles): it correlates with none; leave it out"
         )
         raise EvaluationError(message)
     unit /= length

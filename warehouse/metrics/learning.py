@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
-from warehouse.metrics.score import check_length, unit_vectors
+from warehouse.metrics.score import check_length, row_name, unit_vectors
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -52,10 +52,10 @@ def finite_profiles(X: NDArray[np.floating], ids: Sequence[str] | None, used: Ma
     if large.any():
         row = int(np.argmax(large))
         feature = int(np.argmax(np.abs(found[row])))
-        name = f"in row {row}" if ids is None else repr(ids[row])
         message = (
-            f"profile {name} has {found[row, feature]:g} in feature {feature + 1} ({int(large.sum())} such profiles), "
-            f"beyond {LARGEST:g}: leave it out, or apply a recipe that scales the feature"
+            f"profile {row_name(row, ids)} has {found[row, feature]:g} in feature {feature + 1} "
+            f"({int(large.sum())} such profiles), beyond {LARGEST:g}: leave it out, or apply a recipe that "
+            "scales the feature"
         )
         raise EvaluationError(message)
     return found

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from warehouse.errors import EvaluationError
 from warehouse.metrics.neighbours import Batches, Names, planned
 from warehouse.metrics.passes import Pairwise, Vectors, one_pass
 from warehouse.metrics.registry import Metric
@@ -134,6 +133,7 @@ def nsb_wells(
     batches: Batches,
     ids: Sequence[str] | None = None,
     *,
+    k: int = 1,
     reading: str = "batch",
     unmatched: str = "left_out",
 ) -> Score:
@@ -144,22 +144,23 @@ def nsb_wells(
         labels: n sets of labels; a well without one (a control) is neither query nor candidate.
         batches: n sets of batches.
         ids: n names for messages.
+        k: how many neighbours vote, as in `knn`.
         reading: as of `nsb`.
         unmatched: what a well is that none of its candidates could match: ``"left_out"`` and counted (no features
             could find what is not there), or ``"wrong"``. It stays a candidate for others.
 
     Returns:
-        A score as of `nsc`.
+        A score as of `nsc`; with k above 1, `per_query` has predicted and votes too, as of `knn`.
 
     Raises:
-        EvaluationError: as `nsc`.
+        EvaluationError: as `nsc`, or k is less than 1.
         UnknownNameError: `reading` or `unmatched` is in no list.
 
     Source:
         Kim et al. 2025, Methods (NSB accuracy, on well profiles).
     """
     vectors = Vectors.of(X, ids)
-    plan = nsb_wells_plan(vectors, labels, batches, reading=reading, unmatched=unmatched)
+    plan = nsb_wells_plan(vectors, labels, batches, k=k, reading=reading, unmatched=unmatched)
     return one_pass(vectors, [plan])[0]
 
 
@@ -168,11 +169,12 @@ def nsb_wells_plan(
     labels: Labels,
     batches: Batches,
     *,
+    k: int = 1,
     reading: str = "batch",
     unmatched: str = "left_out",
 ) -> Pairwise:
     """Plan `nsb_wells`."""
-    return planned(vectors, "nsb_wells", labels, batches=batches, reading=reading, unmatched=unmatched)
+    return planned(vectors, "nsb_wells", labels, batches=batches, k=k, reading=reading, unmatched=unmatched)
 
 
 def nsbp(
@@ -182,6 +184,7 @@ def nsbp(
     batches: Batches,
     ids: Sequence[str] | None = None,
     *,
+    k: int = 1,
     reading: str = "batch",
     unmatched: str = "left_out",
 ) -> Score:
@@ -193,21 +196,22 @@ def nsbp(
         treatments: n perturbations; a well is never compared with another of its own.
         batches: n sets of batches.
         ids: n names for messages.
+        k: how many neighbours vote, as in `knn`.
         reading: as of `nsb`.
         unmatched: as of `nsb_wells`.
 
     Returns:
-        A score as of `nsc`.
+        A score as of `nsc`; with k above 1, `per_query` has predicted and votes too, as of `knn`.
 
     Raises:
-        EvaluationError: as `nsc`.
+        EvaluationError: as `nsc`, or k is less than 1.
         UnknownNameError: `reading` or `unmatched` is in no list.
 
     Source:
         Kim et al. 2025, Methods (not-same-batch-or-perturbation accuracy, on well profiles).
     """
     vectors = Vectors.of(X, ids)
-    plan = nsbp_plan(vectors, labels, treatments, batches, reading=reading, unmatched=unmatched)
+    plan = nsbp_plan(vectors, labels, treatments, batches, k=k, reading=reading, unmatched=unmatched)
     return one_pass(vectors, [plan])[0]
 
 
@@ -217,12 +221,20 @@ def nsbp_plan(
     treatments: Names,
     batches: Batches,
     *,
+    k: int = 1,
     reading: str = "batch",
     unmatched: str = "left_out",
 ) -> Pairwise:
     """Plan `nsbp`."""
     return planned(
-        vectors, "nsbp", labels, treatments=treatments, batches=batches, reading=reading, unmatched=unmatched
+        vectors,
+        "nsbp",
+        labels,
+        treatments=treatments,
+        batches=batches,
+        k=k,
+        reading=reading,
+        unmatched=unmatched,
     )
 
 
@@ -251,6 +263,7 @@ def knn(
         ids: n names for messages.
         k: how many neighbours vote.
         exclude: ``"none"``; ``"nsc"``: the same compound; ``"nsb"``: further the same batch, and labels of one batch.
+            For the same batch and perturbation, there is `nsbp` with a k.
         reading: as of `nsb`, for ``exclude="nsb"``.
 
     Returns:
@@ -281,9 +294,6 @@ def knn_plan(
     """Plan `knn`."""
     if exclude not in EXCLUSIONS:
         raise unknown(exclude, "rule of exclusion", EXCLUSIONS)
-    if k < 1:
-        message = f"knn: k is {k}; it must be at least 1"
-        raise EvaluationError(message)
     check_length("compounds", compounds, len(vectors))
     check_length("batches", batches, len(vectors))
     rules: dict[str, object] = {} if exclude == "none" else {"compounds": compounds}

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from warehouse.errors import EvaluationError
 from warehouse.metrics.order import LISTS, Sharing, nearest, parts, taken
 from warehouse.metrics.passes import Block, Vectors
 from warehouse.metrics.score import Labels, Score, check_length, count_reasons, label_sets, require_queries
@@ -38,6 +39,9 @@ def planned(
         raise unknown(reading, "reading of NSB", READINGS)
     if unmatched not in UNMATCHED:
         raise unknown(unmatched, "rule for wells without a match", UNMATCHED)
+    if k < 1:
+        message = f"{name}: k is {k}; it must be at least 1"
+        raise EvaluationError(message)
     n = len(vectors)
     check_length("labels", labels, n)
     sets = label_sets(labels)
@@ -94,6 +98,7 @@ class Neighbours:
         self._labels = Sharing.of_sets(
             [row if used else () for row, used in zip(sets, self._compared, strict=True)]
         )
+        self._shows_votes = name == "knn" or k > 1
         # No more can be neighbours than there are others.
         self._k = max(1, min(k, len(self._columns) - 1))
         self._nearest = np.full(len(vectors), -1)
@@ -146,7 +151,7 @@ class Neighbours:
             "neighbour": self._nearest[queries],
             "similarity": self._cosine[queries],
         }
-        if self._name == "knn":
+        if self._shows_votes:
             columns["predicted"] = ["; ".join(sorted(won)) for won, _ in voted]
             columns["votes"] = np.array([votes for _, votes in voted], dtype=np.int64)
         return Score(

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from warehouse.metrics.directions import members
 from warehouse.metrics.registry import Metric
 from warehouse.metrics.score import (
     Labels,
@@ -77,14 +78,10 @@ def novelty(
     queries = np.flatnonzero([not row for row in sets] & ~is_control)
     left = {"negative control": int(is_control.sum())} if is_control.any() else {}
     found: list[tuple[str, float, int]] = []
-    members: dict[str, list[int]] = {}
-    for place, row in enumerate(annotated.tolist()):
-        for label in sets[row]:
-            members.setdefault(label, []).append(place)
     near, without = _nearest(unit, compound, annotated, [tuple(sorted(sets[row])) for row in annotated])
-    for label in sorted(members):
+    for label, own in members([sets[row] for row in annotated]).items():
         out = np.zeros(len(annotated), dtype=bool)
-        out[members[label]] = True
+        out[own] = True
         # Only of treatments whose nearest has the label, the nearest without it is another.
         apart = near.copy()
         places, values = without.get(label, ([], []))

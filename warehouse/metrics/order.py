@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warehouse.metrics.passes import Block, Host, Vectors, block_rows
-from warehouse.metrics.relations import Groups
+from warehouse.metrics.relations import Groups, portions
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -50,8 +50,7 @@ class Sharing:
         found = np.zeros((len(rows), len(columns)), dtype=bool)
         where = np.full(len(self._groups), -1)
         where[columns] = np.arange(len(columns))
-        part = np.cumsum(self._groups.count(rows)) // LISTED
-        for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(part)) + 1):
+        for some in portions(self._groups.count(rows), LISTED):
             place, other = self._groups.pairs(rows[some])
             column = where[other]
             found[some[place[column >= 0]], column[column >= 0]] = True
@@ -92,7 +91,7 @@ def nearest(vectors: Vectors, rows: Rows, columns: Rows, near: Singles, k: int) 
         vectors: n of them.
         rows: (b,) row numbers.
         columns: (c,) row numbers, ascending.
-        near: (b, c) float32 similarities of `block`; -inf where a pair may not be compared.
+        near: (b, c) float32 similarities of the two, as a block has them; -inf where a pair may not be compared.
         k: how many.
 
     Returns:

@@ -89,8 +89,9 @@ class Block:
 
     Attributes:
         rows: (b,) int64, which rows.
-        similarity: (b, n) float32, each row with itself included; not to be written to.
-        columns: (n,) int64, the rows that the columns are, ascending; None: all.
+        similarity: (b, n) float32, each row with itself included, or (b, c) with the columns that are given; not to be
+            written to.
+        columns: (c,) int64, the rows that the columns are, ascending; None: all.
         vectors: that were multiplied; None where only the single precision is asked for.
     """
 
@@ -103,7 +104,7 @@ class Block:
         self.vectors = vectors
 
     def host(self) -> Floats:
-        """All similarities in the host's memory, (b, n)."""
+        """All similarities in the host's memory, as `similarity`."""
         return self.similarity
 
     def only(self, places: Rows, columns: Rows) -> "Block":
@@ -113,7 +114,7 @@ class Block:
         return Block(self.rows[places], np.take(kept, columns, axis=1), across, self.vectors)
 
     def products(self, places: Rows) -> NDArray[np.float64]:
-        """Similarities of some rows, by their places (b,), with all columns again, in double: (b, n)."""
+        """Similarities of some rows, by their places (b,), with all columns again, in double."""
         assert self.vectors is not None, "a block of which exact products are asked is made with its vectors"
         unit = self.vectors.exact_unit
         exact: NDArray[np.float64] = (
@@ -121,24 +122,10 @@ class Block:
         )
         return exact
 
-    def gather(self, columns: Rows) -> Floats:
-        """Similarities (b, m) of each row with columns of its own, (b, m) int64; -1 gives NaN."""
-        found = np.take_along_axis(self.similarity, np.maximum(columns, 0), axis=1)
-        return np.where(columns < 0, np.float32(np.nan), found)
-
     def at(self, places: Rows, columns: Rows) -> Floats:
         """Similarities (p,) of pairs: places of rows in the block, (p,), and columns, (p,)."""
         found: Floats = self.similarity[places, columns]
         return found
-
-    def count_above(self, thresholds: Floats) -> Rows:
-        """Count, for each row and threshold of its own (b, m), the columns whose similarity is larger; 0 for a NaN."""
-        counted = np.zeros(thresholds.shape, np.int64)
-        for row, own in enumerate(thresholds):
-            near = self.similarity[row]
-            for place in np.flatnonzero(own == own):
-                counted[row, place] = np.count_nonzero(near > own[place])
-        return counted
 
     def windows(self, places: Rows, low: Floats, high: Floats) -> tuple[Rows, Rows, Rows]:
         """Look into windows of similarity, (p,) of them, each of a row: low < similarity ≤ high.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
+from warehouse.metrics.directions import directed
 from warehouse.metrics.mean_precision import Chance, LabelPrecision, plan_labels
 from warehouse.metrics.pair_rules import average_precision, mean_average_precision
 from warehouse.metrics.passes import Vectors, one_pass
@@ -271,33 +272,11 @@ def map_correlation(
         correlation distances without the diagonal, profiles without a match skipped.
     """
     check_length("labels", labels, len(X))
-    vectors = Vectors.of(_centred(X, label_sets(labels), ids), ids)
+    labelled = np.array([bool(row) for row in label_sets(labels)], dtype=bool)
+    vectors = directed(X, ids, "correlation", labelled)
     chance = Chance(null, seed, count_equal)
     plan = plan_labels(vectors, labels, "map_correlation", "label", "query", ties, chance)
     return one_pass(vectors, [plan])[0]
-
-
-def _centred(X: Profiles, sets: list[frozenset[str]], ids: Sequence[str] | None) -> Profiles:
-    """Subtract from each row its mean, so that the cosine is Pearson's r; refuse labelled rows that are constant."""
-    if X.ndim != 2:
-        return X
-    exact = np.asarray(X, dtype=np.float64)
-    # By the element, not by what rounding leaves of the difference.
-    constant = (exact == exact[:, :1]).all(axis=1)
-    refused = constant & exact.any(axis=1) & np.array([bool(row) for row in sets], dtype=bool)
-    if refused.any():
-        row = int(np.argmax(refused))
-        name = repr(ids[row]) if ids is not None else f"in row {row}"
-        message = (
-            f"profile {name} is {exact[row, 0]:g} in every feature ({int(refused.sum())} such profiles): "
-            "it has no correlation with another; leave it out"
-        )
-        raise EvaluationError(message)
-    finite = np.isfinite(exact).all(axis=1)
-    centred = exact.copy()
-    centred[finite] -= exact[finite].mean(axis=1, keepdims=True)
-    centred[constant] = 0.0
-    return centred
 
 
 METRICS: tuple[Metric, ...] = (

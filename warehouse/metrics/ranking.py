@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warehouse.metrics.passes import Arrays, Block, Vectors
-from warehouse.metrics.relations import Relation
+from warehouse.metrics.relations import Relation, portions
 from warehouse.names import unknown
 
 Rows = NDArray[np.int64]
@@ -92,9 +92,8 @@ class Ranking:
                 self._columns if block.columns is None else np.searchsorted(block.columns, self._columns)
             )
             block, places = block.only(places, columns), np.arange(len(places))
-        part = np.cumsum(self.relation.work(block.rows[places])) // PAIRS
-        for some in np.split(places, np.flatnonzero(np.diff(part)) + 1):
-            self._rank(block, some)
+        for some in portions(self.relation.work(block.rows[places]), PAIRS):
+            self._rank(block, places[some])
 
     def _rank(self, block: Block, places: Rows) -> None:
         rows = block.rows[places]

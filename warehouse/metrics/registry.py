@@ -17,7 +17,7 @@ class Metric:
     Attributes:
         name: what is typed.
         function: over arrays; its keyword-only arguments with a default, `ids` aside, are the metric's parameters.
-        needs: what it is given beside X, one value a row each; `warehouse.evaluation.needs` says which there are.
+        needs: what it is given beside X, one value a row each; `warehouse.evaluation.tables` says which there are.
         higher_is_better: which way is good.
         range: least and largest value.
         paper: whose it is.

@@ -114,9 +114,8 @@ class Groups:
         is_longer = self._lengths[rows] > self._lengths[others]
         # Of each pair, the groups of the row that has fewer are looked up among those of the other.
         short, long = np.where(is_longer, others, rows), np.where(is_longer, rows, others)
-        part = np.cumsum(self._lengths[short]) // LOOKED_UP
         pairs, groups = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(part)) + 1):
+        for some in portions(self._lengths[short], LOOKED_UP):
             place, group = self.entries(short[some])
             key = long[some[place]] * len(self.sizes) + group
             at = np.searchsorted(self._keys, key)
@@ -144,6 +143,11 @@ def _spans(firsts: Rows, lengths: Rows) -> Rows:
     """Places first, first + 1, … of each span, one after the other."""
     before = np.cumsum(lengths) - lengths
     return np.asarray(np.repeat(firsts - before, lengths) + np.arange(int(lengths.sum())))
+
+
+def portions(work: Rows, most: int) -> list[Rows]:
+    """Cut the places of so much work each, (n,), into runs of about as much as `most`; a place is never cut."""
+    return np.split(np.arange(len(work)), np.flatnonzero(np.diff(np.cumsum(work) // most)) + 1)
 
 
 def unique(place: Rows, other: Rows, n: int) -> tuple[Rows, Rows]:

@@ -92,7 +92,7 @@ def map_vs_controls(
         A score over treatments, `per_group` with treatment; a well with no replicate or no control is no query.
 
     Raises:
-        EvaluationError: a profile is zero or not finite, or no well has a replicate and a control.
+        EvaluationError: a profile that is compared is zero or not finite, or no well has a replicate and a control.
         UnknownNameError: `ties` is in no list.
 
     Source:
@@ -102,9 +102,9 @@ def map_vs_controls(
     n = len(vectors)
     for what, values in (("treatments", treatments), ("plates", plates), ("controls", controls)):
         check_length(what, values, n)
-    vectors.require()
     control = np.asarray(controls, dtype=bool)
     treatment, plate = np.where(control, -1, codes(treatments)), codes(plates)
+    vectors.require((treatment >= 0) | control)
     reasons: Reasons = ["no treatment" if t < 0 else None for t in treatment]
     for row in np.flatnonzero(control).tolist():
         reasons[row] = None

@@ -72,7 +72,7 @@ def _scaled(X: NDArray[np.floating], rows: NDArray[np.int64], ids: Sequence[str]
         place = int(np.argmin(finite))
         feature = int(np.argmin(np.isfinite(vectors[place])))
         message = (
-            f"profile {_name(int(rows[place]), ids)} has {vectors[place, feature]} in feature {feature + 1} "
+            f"profile {row_name(int(rows[place]), ids)} has {vectors[place, feature]} in feature {feature + 1} "
             f"({int((~finite).sum())} such profiles): leave it out, or apply a recipe that drops the feature"
         )
         raise EvaluationError(message)
@@ -81,7 +81,7 @@ def _scaled(X: NDArray[np.floating], rows: NDArray[np.int64], ids: Sequence[str]
     if (largest == 0).any():
         place = int(np.argmin(largest))
         message = (
-            f"profile {_name(int(rows[place]), ids)} is all zeros ({int((largest == 0).sum())} such profiles): "
+            f"profile {row_name(int(rows[place]), ids)} is all zeros ({int((largest == 0).sum())} such profiles): "
             "it has no direction to compare; leave it out"
         )
         raise EvaluationError(message)
@@ -132,5 +132,6 @@ def require_queries(metric: str, n: int, left_out: dict[str, int]) -> None:
         raise EvaluationError(message)
 
 
-def _name(row: int, ids: Sequence[str] | None) -> str:
+def row_name(row: int, ids: Sequence[str] | None) -> str:
+    """Name a row in a message: by its id, or its number where there are none."""
     return repr(ids[row]) if ids is not None else f"in row {row}"

@@ -17,7 +17,7 @@ from warehouse.metrics.score import Score, check_length, count_reasons, require_
 from warehouse.names import unknown
 from warehouse.nearest.statistics import adjusted, empirical_p
 
-NULLS = ("plates", "all")
+POOLS = ("plates", "all")
 #: Controls on a plate that `activity` needs: one aside, the others must still have a spread.
 FEWEST = 3
 #: Draws of a null, which are held at once.
@@ -87,7 +87,7 @@ def activity(
     *,
     alpha: float = 0.05,
     draws: int = 10_000,
-    null: str = "plates",
+    pool: str = "plates",
     seed: int = 0,
 ) -> Score:
     """Share of treatments that are stronger than as many negative controls of their plates would be.
@@ -107,8 +107,9 @@ def activity(
         ids: n names for messages.
         alpha: a treatment is active where its q-value is below.
         draws: of the null, at the most.
-        null: `plates`: of the plates that the treatment is on. `all`: controls of every plate stand for each
-            other, for plates of few controls; then the p-value does depend on which plates are in the call.
+        pool: which controls are drawn. `plates`: of the plates that the treatment is on. `all`: controls of every
+            plate stand for each other, for plates of few controls; then the p-value does depend on which plates are
+            in the call.
         seed: of the draws.
 
     Returns:
@@ -119,14 +120,14 @@ def activity(
 
     Raises:
         EvaluationError: a profile is not finite, a length differs, a parameter does not fit, or no treatment is left.
-        UnknownNameError: the null is in no list.
+        UnknownNameError: `pool` is in no list.
 
     Source:
         Strength: Moshkov et al. 2024, "Measuring treatment effect". p-values: Phipson & Smyth 2010; q-values:
         Benjamini & Hochberg 1995. The null is ours.
     """
-    if null not in NULLS:
-        raise unknown(null, "null", NULLS)
+    if pool not in POOLS:
+        raise unknown(pool, "pool of controls", POOLS)
     if not 0 < alpha < 1 or not 1 <= draws <= MOST_DRAWS:
         message = (
             f"activity: alpha is {alpha} and draws {draws}: take alpha between 0 and 1, and 1 to {MOST_DRAWS} "
@@ -136,21 +137,21 @@ def activity(
     made, left = _plates(X, treatments, plates, controls, ids, leave_one_out=True)
     per_query = _wells(made, treatments)
     plate_of = {row: number for number, plate in enumerate(made) for row in plate.wells.tolist()}
-    pooled = np.sort(np.concatenate([plate.null for plate in made])) if made else np.empty(0)
+    every = np.sort(np.concatenate([plate.null for plate in made])) if made else np.empty(0)
     nulls: dict[tuple[tuple[int, int], ...], Floats] = {}
     found: list[dict[str, object]] = []
     crowded: list[int] = []
     for (treatment,), wells in per_query.group_by("treatment", maintain_order=True):
         on, counts = np.unique([plate_of[row] for row in wells["row"].to_list()], return_counts=True)
         parts = (
-            tuple(zip(on.tolist(), counts.tolist(), strict=True)) if null == "plates" else ((-1, len(wells)),)
+            tuple(zip(on.tolist(), counts.tolist(), strict=True)) if pool == "plates" else ((-1, len(wells)),)
         )
-        pools = [pooled if number < 0 else np.sort(made[number].null) for number, _ in parts]
-        if any(len(pool) < count for pool, (_, count) in zip(pools, parts, strict=True)):
+        drawn_from = [every if number < 0 else np.sort(made[number].null) for number, _ in parts]
+        if any(len(there) < count for there, (_, count) in zip(drawn_from, parts, strict=True)):
             crowded += wells["row"].to_list()
             continue
         if parts not in nulls:
-            nulls[parts] = _null(pools, [count for _, count in parts], draws, seed)
+            nulls[parts] = _null(drawn_from, [count for _, count in parts], draws, seed)
         strength = float(np.round(np.sort(wells["value"].to_numpy()).mean(), 9))
         p_value = float(empirical_p(np.array([strength]), nulls[parts])[0])
         found.append(
