@@ -431,7 +431,7 @@ def commit_for_ever(path, first, ready):
 
 @pytest.mark.slow
 def test_kill_in_mid_commit_leaves_whole_plates(tmp_path):
-    """Five times (ten in the long form): a process that commits and replaces plates in a loop is killed at a random moment."""
+    """Five times, ten in the long form: a process that commits and replaces plates is killed at a random moment."""
     path, rng, loaded = tmp_path / "lake", random.Random(20_24), 0
     Lake.create(path).close()
     for turn in range(10 if os.environ.get("WELLHOUSE_LONG") else 5):
