@@ -13,6 +13,18 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
+def split_outside(text: str, mark: str) -> list[str]:
+    """Split at each mark that stands outside of parentheses: one within belongs to what is called there."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == mark and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
 def unknown(name: str, what: str, known: Iterable[str], shown: int = 20) -> UnknownNameError:
     """Build the error for an unknown name of some kind: the nearest known one, the list (cut at `shown`)."""
     names = sorted(known)

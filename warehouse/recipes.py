@@ -12,7 +12,7 @@ from hashlib import sha256
 import polars as pl
 
 from warehouse.errors import RecipeError
-from warehouse.names import unknown
+from warehouse.names import split_outside, unknown
 from warehouse.steps import STEPS, Step
 
 KEYS = ("source", "batch", "plate")
@@ -121,7 +121,7 @@ def parse(text: str) -> Recipe:
         plain = parse(found.text)
         return Recipe(plain.steps, plain.level, found.name)
     level = "field" if text.lstrip().startswith(_FIELDS) else "well"
-    parts = _parts(text.lstrip().removeprefix(_FIELDS))
+    parts = split_outside(text.lstrip().removeprefix(_FIELDS), "+")
     if len(parts) > MOST_STEPS:
         message = (
             f"recipe {text[:40]!r}… has {len(parts)} steps, {MOST_STEPS} at most: is a step written twice?"
@@ -130,18 +130,6 @@ def parse(text: str) -> Recipe:
     if [part.strip() for part in parts] == ["none"]:
         return Recipe((), level)
     return Recipe(tuple(_parse_step(part, text) for part in parts), level)
-
-
-def _parts(text: str) -> list[str]:
-    """Split at each + that stands outside of parentheses: one within belongs to a number such as 1e+2, or a pattern."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == "+" and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
 
 
 def lacking(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from warehouse.errors import EvaluationError
 from warehouse.metrics import Metric, get
-from warehouse.names import unknown
+from warehouse.names import split_outside, unknown
 
 _CALL = re.compile(r"\s*([^()\s]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _BOOLEANS = {"true": True, "false": False}
@@ -103,14 +103,7 @@ def _typed(metric: Metric, name: str, value: str) -> object:
 
 def split(text: str) -> list[str]:
     """Split a list of metrics at the commas outside of parentheses."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in split_outside(text, ",") if part.strip()]
 
 
 def asked_set(text: str, recipe: str) -> tuple[str, str]:

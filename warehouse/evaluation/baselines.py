@@ -135,17 +135,7 @@ def baselines(
     ]
     if shuffled:
         run("shuffled", X, shuffled)
-    # Clusters that are brought are of these profiles: others are clustered.
-    plain = [
-        (
-            place,
-            Job(
-                job.asked,
-                {need: None if need == "clusters" else values for need, values in job.needs.items()},
-            ),
-        )
-        for place, job in plain
-    ]
+    plain = [(place, _without_clusters(job)) for place, job in plain]
     for draw in range(draws):
         work = [
             each
@@ -198,6 +188,11 @@ def _without_null(job: Job) -> Job:
     if "null" not in asked.parameters:
         return job
     return Job(AskedMetric(asked.metric, {**asked.parameters, "null": 0}), job.needs)
+
+
+def _without_clusters(job: Job) -> Job:
+    """Leave out clusters that are brought: they are of the profiles, and others are clustered."""
+    return Job(job.asked, {need: None if need == "clusters" else own for need, own in job.needs.items()})
 
 
 def _shuffled(job: Job, n: int, seed: int, draw: int) -> Job:

@@ -1,7 +1,6 @@
 """Feature sets side by side: a paired bootstrap over the queries that they have in common."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 import polars as pl
@@ -58,14 +57,12 @@ def compare(evaluations: Sequence[Evaluation], draws: int = DRAWS, seed: int = 0
         message = f"{draws} draws give no 95 % interval: take 100 at least"
         raise EvaluationError(message)
     rows: list[dict[str, object]] = []
-    keyed = [((each.asked.text, each.level, each.label_kind or ""), each) for each in evaluations]
-    for _, group in groupby(sorted(keyed, key=lambda pair: _place(pair[0], keyed)), key=lambda pair: pair[0]):
-        rows += _side_by_side([each for _, each in group], draws, seed)
+    metrics: dict[tuple[str, str, str | None], list[Evaluation]] = {}
+    for each in evaluations:
+        metrics.setdefault((each.asked.text, each.level, each.label_kind), []).append(each)
+    for found in metrics.values():
+        rows += _side_by_side(found, draws, seed)
     return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def _place(key: tuple[str, str, str], keyed: list[tuple[tuple[str, str, str], Evaluation]]) -> int:
-    return next(place for place, (found, _) in enumerate(keyed) if found == key)
 
 
 def _side_by_side(evaluations: list[Evaluation], draws: int, seed: int) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ import polars as pl
 from warehouse.errors import EvaluationError, WellhouseError
 from warehouse.evaluation.asked import AskedMetric, asked_metric
 from warehouse.evaluation.inputs import Inputs
-from warehouse.evaluation.records import conditions, fingerprint, label_kind, same_conditions
+from warehouse.evaluation.records import Setting, conditions, fingerprint, label_kind, same_conditions
 from warehouse.evaluation.tables import KINDS
 from warehouse.lake import Lake
 from warehouse.names import unknown
@@ -76,11 +76,11 @@ def leaderboard(
     if labels not in KINDS:
         raise unknown(labels, "kind of label", KINDS)
     asked = [asked_metric(text, seed) for text in metrics]
-    marks = (inputs or Inputs()).marks()
+    setting = Setting(labels, where, batch_key, seed, (inputs or Inputs()).marks())
     current: dict[tuple[str, str], str | None] = {}
     cells: dict[tuple[str, str], dict[str, _Cell]] = {}
     for one in asked:
-        wanted = conditions(one, where, batch_key, marks)
+        wanted = conditions(one, setting)
         for key, cell in _newest(lake, one, labels, level, wanted):
             cells.setdefault(key, {}).setdefault(one.text, cell)
             if key not in current:

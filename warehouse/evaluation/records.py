@@ -122,7 +122,7 @@ def store(connection: duckdb.DuckDBPyConnection, evaluation: Evaluation, run: Ru
             evaluation.label_kind,
             score.value if math.isfinite(score.value) else None,
             score.n,
-            json.dumps({**_conditions(asked, evaluation.setting), "correct": score.correct}),
+            json.dumps({**conditions(asked, evaluation.setting), "correct": score.correct}),
             json.dumps(score.left_out if evaluation.failure is None else {"not scored": evaluation.failure}),
             evaluation.snapshot,
             run.run,
@@ -153,7 +153,7 @@ def scored(
         "WHERE feature_set = ? AND recipe = ? AND metric = ? AND level = ? AND fingerprint = ?",
         [feature_set, slug, asked.metric.name, asked.metric.level, fingerprint(lake, feature_set, recipe)],
     ).fetchall()
-    wanted = _conditions(asked, Setting(labels, where, batch_key))
+    wanted = conditions(asked, Setting(labels, where, batch_key))
     return any(
         kind == label_kind(asked, labels) and same_conditions(parameters, wanted)
         for kind, parameters in found
@@ -166,20 +166,14 @@ def label_kind(asked: AskedMetric, labels: str) -> str | None:
     return (metric.label_kind or labels) if "labels" in metric.needs else None
 
 
-def conditions(
-    asked: AskedMetric, where: str | None, batch_key: str, inputs: dict[str, str]
-) -> dict[str, object]:
-    """What two scores must have in common to be compared, as it is stored in `parameters`."""
-    return _conditions(asked, Setting("", where, batch_key, 0, inputs))
-
-
 def same_conditions(stored: str, wanted: dict[str, object]) -> bool:
     """Tell whether stored parameters are those that are wanted; the seed of baselines, and counts, aside."""
     found = json.loads(stored)
     return all(found.get(key) == wanted[key] for key in ("where", "batch_key", "parameters", "inputs"))
 
 
-def _conditions(asked: AskedMetric, setting: Setting) -> dict[str, object]:
+def conditions(asked: AskedMetric, setting: Setting) -> dict[str, object]:
+    """What two scores must have in common to be compared, as it is stored in `parameters`; and the seed."""
     return {
         "where": setting.where,
         "batch_key": setting.batch_key,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import duckdb
-import polars as pl
 
 from warehouse import feature_sets as feature_sets_of
 from warehouse import profiles
@@ -18,6 +17,7 @@ from warehouse.evaluation.tables import Table
 from warehouse.lake import Lake
 from warehouse.metrics import Score
 from warehouse.metrics.passes import Arrays
+from warehouse.metrics.score import no_queries
 from warehouse.profiles import LABEL_KINDS
 from warehouse.runs import Run
 
@@ -208,14 +208,13 @@ def _failed(
 ) -> Evaluation:
     """Make the evaluation that says why there is no score."""
     failure = str(_named(asked, error))
-    empty = pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
     return Evaluation(
         feature_set=feature_set,
         recipe=recipe,
         asked=asked,
         level=level,
         label_kind=records.label_kind(asked, setting.labels),
-        score=Score(math.nan, 0, None, empty, None, {}, None),
+        score=Score(math.nan, 0, None, no_queries(), None, {}, None),
         names=(),
         setting=setting,
         baselines={},

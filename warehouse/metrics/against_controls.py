@@ -17,6 +17,7 @@ from warehouse.metrics.score import (
     codes,
     count_reasons,
     label_sets,
+    no_queries,
     require_queries,
 )
 
@@ -201,7 +202,7 @@ def mp_value(
         }
     )
     correct = int(per_group["value"].sum())
-    empty = pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
+    empty = no_queries()
     return Score(correct / len(groups), len(groups), correct, empty, per_group, left, "group")
 
 

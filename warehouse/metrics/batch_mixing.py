@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
-from warehouse.metrics.grouped_rows import Floats, Grouped, Rows, grouped, no_queries, of_one_batch, scenes
+from warehouse.metrics.grouped_rows import Floats, Grouped, Rows, grouped, of_one_batch, scenes
 from warehouse.metrics.neighbour_graph import (
     Graph,
     composition_p,
@@ -19,7 +19,7 @@ from warehouse.metrics.neighbour_graph import (
     nearest_euclidean,
     require_k,
 )
-from warehouse.metrics.score import Labels, Score
+from warehouse.metrics.score import Labels, Score, no_queries
 from warehouse.names import unknown
 
 #: Neighbours of the curves in Kim et al., Supplementary Fig. 10.

@@ -15,12 +15,11 @@ from warehouse.metrics.grouped_rows import (
     Floats,
     Grouped,
     Rows,
-    no_queries,
     numbered,
     of_one_batch,
     scenes,
 )
-from warehouse.metrics.score import Score, check_length
+from warehouse.metrics.score import Score, check_length, no_queries
 from warehouse.names import unknown
 
 CLASSIFIERS = ("lda", "logistic", "knn")

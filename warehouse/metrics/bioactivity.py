@@ -20,7 +20,7 @@ from warehouse.metrics.learning import (
 )
 from warehouse.metrics.network import OPTIMIZERS, MaskedNetwork
 from warehouse.metrics.registry import Metric
-from warehouse.metrics.score import Score, check_length, count_reasons, require_queries
+from warehouse.metrics.score import Score, check_length, count_reasons, no_queries, require_queries
 from warehouse.names import unknown
 
 #: Of assays by their number of labels, as Kim et al. group them: from this one on.
@@ -127,7 +127,7 @@ def bioactivity(
     require_queries("bioactivity", int(scored.sum()), left)
     table = _table(assay_names, auroc, f1, Y, groups).filter(pl.Series(scored))
     value = float(table["value"].to_numpy().mean())
-    empty = pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
+    empty = no_queries()
     return Score(value, len(table), None, empty, table, left, "group")
 
 

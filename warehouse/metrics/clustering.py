@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
 from warehouse.metrics.gene_families import check_average, gene_family_clusters
-from warehouse.metrics.grouped_rows import Floats, Grouped, Rows, grouped, no_queries, numbered
+from warehouse.metrics.grouped_rows import Floats, Grouped, Rows, grouped, numbered
 from warehouse.metrics.registry import Metric
-from warehouse.metrics.score import Labels, Score, check_length, label_sets
+from warehouse.metrics.score import Labels, Score, check_length, label_sets, no_queries
 from warehouse.names import unknown
 
 METHODS = ("kmeans", "agglomerative", "complete", "ward", "spectral", "birch")

@@ -8,8 +8,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from warehouse.errors import EvaluationError
-from warehouse.metrics.grouped_rows import Floats, grouped, no_queries
-from warehouse.metrics.score import Labels, Score, check_length, label_sets, row_name
+from warehouse.metrics.grouped_rows import Floats, grouped
+from warehouse.metrics.score import Labels, Score, check_length, label_sets, no_queries, row_name
 from warehouse.names import unknown
 
 #: Of two entropies, that mutual information is set against; of scikit-learn.

@@ -123,11 +123,6 @@ def numbered(names: Sequence[str]) -> tuple[Rows, list[str]]:
     return codes, list(seen)
 
 
-def no_queries() -> pl.DataFrame:
-    """Return the `per_query` of a metric that is no mean over rows."""
-    return pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
-
-
 def shuffled(codes: Rows, seed: int) -> Rows:
     """Deal groups (m,) to rows by chance: what a metric comes to where groups mean nothing."""
     return np.random.default_rng([seed, 0]).permutation(codes)

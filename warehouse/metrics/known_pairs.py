@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from warehouse.errors import EvaluationError
 from warehouse.metrics.order import PairOrder, exactly
 from warehouse.metrics.passes import Block, Vectors, one_pass
-from warehouse.metrics.score import Score, require_queries
+from warehouse.metrics.score import Score, no_queries, require_queries
 
 Rows = NDArray[np.int64]
 
@@ -105,6 +105,6 @@ class KnownPairs:
                 "similarity": cosine,
             }
         )
-        empty = pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
+        empty = no_queries()
         correct = int(found.sum())
         return Score(correct / len(found), len(found), correct, empty, per_group, self._left, "group")

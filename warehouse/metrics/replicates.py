@@ -17,7 +17,15 @@ from warehouse.metrics.directions import canonical, directed, medians, members, 
 from warehouse.metrics.order import PairOrder, Sharing, exactly
 from warehouse.metrics.passes import Block, Vectors, one_pass
 from warehouse.metrics.registry import Metric
-from warehouse.metrics.score import Labels, Score, check_length, count_reasons, label_sets, require_queries
+from warehouse.metrics.score import (
+    Labels,
+    Score,
+    check_length,
+    count_reasons,
+    label_sets,
+    no_queries,
+    require_queries,
+)
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,7 +38,6 @@ AGAIN = 20
 PAIRS = 2**22
 #: Up to so many pairs of replicates are listed, of all treatments and of one.
 LISTED, OF_GROUP = 2**21, 2**18
-EMPTY = {"row": pl.Int64, "value": pl.Float64}
 
 
 def percent_replicating(
@@ -179,9 +186,7 @@ def _share_above(
         }
     )
     correct = int(per_group["value"].sum())
-    return Score(
-        correct / len(found), len(found), correct, pl.DataFrame(schema=EMPTY), per_group, left, "group"
-    )
+    return Score(correct / len(found), len(found), correct, no_queries(), per_group, left, "group")
 
 
 def _null(
@@ -308,7 +313,7 @@ class _Reproducibility:
                 "n_pairs": [len(rows) * (len(rows) - 1) // 2 for rows in self._groups.values()],
             }
         )
-        empty = pl.DataFrame(schema=EMPTY)
+        empty = no_queries()
         return Score(correct / all_pairs, all_pairs, correct, empty, per_group, self._left, None)
 
     def _of_group(self, rows: Rows, threshold: float) -> tuple[float, float]:

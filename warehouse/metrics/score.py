@@ -124,6 +124,11 @@ def count_reasons(reasons: Sequence[str | None]) -> dict[str, int]:
     return {reason: given.count(reason) for reason in sorted(set(given))}
 
 
+def no_queries() -> pl.DataFrame:
+    """Return the `per_query` of a metric that is no mean over rows."""
+    return pl.DataFrame(schema={"row": pl.Int64, "value": pl.Float64})
+
+
 def require_queries(metric: str, n: int, left_out: dict[str, int]) -> None:
     """Raise `EvaluationError` when no query is left."""
     if n == 0:
