@@ -49,6 +49,10 @@ class EvaluationError(WellhouseError):
     """A metric cannot be computed on these rows."""
 
 
+class TrainingError(WellhouseError):
+    """A network cannot be trained on these cells, or a model's folder cannot be used."""
+
+
 class QualityError(WellhouseError):
     """A limit of quality cannot be what it is set to."""
 
