@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from extractors.base import Extractor, SettingError
 from warehouse.names import unknown
@@ -16,14 +17,18 @@ class Entry:
         target: `module:Class`, imported when it is asked for, so that listing them needs no torch.
         level: the finest level it writes, `cell` or `field`.
         paper: where the method is described.
+        trains: `module:Class` of what trains it; None where nothing is trained. A trained method extracts with
+            the model in a folder, `--set model=FOLDER`.
     """
 
     name: str
     target: str
     level: str
     paper: str
+    trains: str | None = None
 
 
+_LEARNED = "extractors.learned:Learned"
 ALL = (
     Entry(
         "cellprofiler",
@@ -36,6 +41,54 @@ ALL = (
         "extractors.transfer:Transfer",
         "cell",
         "Pawlowski et al. 2016; Bray et al. 2022 (TL); Moshkov et al. 2024 (ImageNet baseline)",
+    ),
+    Entry(
+        "imagenet_efficientnet",
+        "extractors.transfer:ImageNetEfficientNet",
+        "cell",
+        "Moshkov et al. 2024, the ImageNet baseline: EfficientNet-B0's block6a activation of each channel",
+    ),
+    Entry(
+        "cell_painting_cnn",
+        _LEARNED,
+        "cell",
+        "Moshkov et al. 2024, the Cell Painting CNN: EfficientNet-B0 that tells treatments apart",
+        "extractors.training.modules:Learner",
+    ),
+    Entry(
+        "online_label_smoothing",
+        _LEARNED,
+        "cell",
+        "Moshkov et al. 2024, variant; Zhang et al. 2021",
+        "extractors.training.modules:OnlineSmoothing",
+    ),
+    Entry(
+        "attention_mil",
+        _LEARNED,
+        "cell",
+        "Moshkov et al. 2024, variant; Ilse et al. 2018",
+        "extractors.training.modules:AttentionBags",
+    ),
+    Entry(
+        "gradient_reversal",
+        _LEARNED,
+        "cell",
+        "Moshkov et al. 2024, variant; Ganin & Lempitsky 2015",
+        "extractors.training.modules:PlateReversal",
+    ),
+    Entry(
+        "pseudo_classification",
+        _LEARNED,
+        "cell",
+        "Godinez et al. 2017 and 2018; Bray et al. 2022 (PC)",
+        "extractors.training.modules:Learner",
+    ),
+    Entry(
+        "metadata_guided",
+        _LEARNED,
+        "cell",
+        "Spiegel et al. 2019; Bray et al. 2022 (MGL)",
+        "extractors.training.modules:MetadataGuided",
     ),
 )
 
@@ -60,6 +113,12 @@ def entry(name: str) -> Entry:
     return entries[name]
 
 
+def loaded(target: str) -> Any:
+    """Import what an entry's `target` or `trains` names, `module:Class`."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
 def create(name: str, channels: tuple[str, ...], settings: dict[str, object] | None = None) -> Extractor:
     """Make an extractor for the given channels.
 
@@ -72,9 +131,11 @@ def create(name: str, channels: tuple[str, ...], settings: dict[str, object] | N
         UnknownNameError: the name or a setting is not known.
         SettingError: a setting has a value that it cannot have.
     """
-    module, _, class_name = entry(name).target.partition(":")
+    found = entry(name)
     if "channels" in (settings or {}):
         message = f"{name}: channels are no setting: name them with --channels, in order"
         raise SettingError(message)
-    extractor: Extractor = getattr(import_module(module), class_name)(channels, **(settings or {}))
+    # One class extracts with every trained model, and is told which method's it must be.
+    of_method = {"method": name} if found.trains else {}
+    extractor: Extractor = loaded(found.target)(channels, **(settings or {}) | of_method)
     return extractor

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 import pytest
+from trained import settings_for_test
 
 from extractors import registry
 from extractors.base import CELL_GEOMETRY, Extractor, FieldSample, Masks, SettingError
@@ -22,11 +23,28 @@ SCREEN = SimulatorSettings(
     dmso_wells=3, positive_wells=0, field_px=128, cells_per_field=4,
 )  # fmt: skip
 #: Settings that keep this file quick; an extractor that is not here runs with its own defaults.
-QUICK: dict[str, dict[str, object]] = {"transfer": {"size": 32, "crop": 64}}
+QUICK: dict[str, dict[str, object]] = {
+    "transfer": {"size": 32, "crop": 64},
+    "imagenet_efficientnet": {"model": "tf_efficientnet_lite0", "weights": "package", "size": 32, "crop": 64},
+}
 #: Settings of how the work is done, which must not change a number.
-WORK: dict[str, list[dict[str, object]]] = {"transfer": [{"batch_size": 3, "device": "cpu"}]}
+WORK: dict[str, list[dict[str, object]]] = {
+    entry.name: [{"batch_size": 3, "device": "cpu"}] for entry in registry.ALL if entry.trains
+} | {
+    "transfer": [{"batch_size": 3, "device": "cpu"}],
+    "imagenet_efficientnet": [{"batch_size": 3, "device": "cpu"}],
+}
 #: A setting that exists, with one letter wrong.
-MISSPELT = {"transfer": ("sise", "size"), "cellprofiler": ("granularty", "granularity")}
+MISSPELT = {entry.name: ("modell", "model") for entry in registry.ALL if entry.trains} | {
+    "transfer": ("sise", "size"),
+    "imagenet_efficientnet": ("layer", "layers"),
+    "cellprofiler": ("granularty", "granularity"),
+}
+
+
+def quick(name: str) -> dict[str, object]:
+    """Settings of an extractor that keep this file quick; a trained one has a small model of its own."""
+    return settings_for_test(name) if registry.entry(name).trains else QUICK.get(name, {})
 
 
 @dataclass
@@ -74,7 +92,7 @@ def fields(tmp_path_factory) -> list[FieldSample]:
 def case(request, fields) -> Case:
     entry, kind = request.param
     samples = fields if kind == "fields" else _as_crops(fields)
-    extractor = registry.create(entry.name, CHANNELS, QUICK.get(entry.name))
+    extractor = registry.create(entry.name, CHANNELS, quick(entry.name))
     return Case(entry, extractor, samples, extractor.extract(samples))
 
 
@@ -106,7 +124,7 @@ def test_an_image_without_cells_gives_no_row(case, fields):
 
 
 def test_same_result_twice_and_by_another_instance(case):
-    again = registry.create(case.entry.name, CHANNELS, QUICK.get(case.entry.name))
+    again = registry.create(case.entry.name, CHANNELS, quick(case.entry.name))
     for one, other in zip(again.extract(case.samples), case.outputs, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -119,7 +137,7 @@ def test_result_does_not_depend_on_what_else_is_in_the_call(case):
 
 def test_settings_of_the_work_change_no_number_and_no_identity(case):
     for setting in WORK.get(case.entry.name, []):
-        other = registry.create(case.entry.name, CHANNELS, {**QUICK.get(case.entry.name, {}), **setting})
+        other = registry.create(case.entry.name, CHANNELS, {**quick(case.entry.name), **setting})
         assert (other.parameters, other.weights) == (case.extractor.parameters, case.extractor.weights)
         same(other.extract(case.samples), case.outputs)
 
@@ -143,7 +161,12 @@ def test_card_is_complete(case):
 
 
 def test_the_order_of_channels_is_in_the_names(case):
-    turned = registry.create(case.entry.name, CHANNELS[::-1], QUICK.get(case.entry.name))
+    if case.entry.trains:  # a model takes the channels that it was trained on
+        wanted = r"was trained on channels DNA, RNA, and is given RNA, DNA: .* --channels DNA,RNA"
+        with pytest.raises(SettingError, match=wanted):
+            registry.create(case.entry.name, CHANNELS[::-1], quick(case.entry.name))
+        return
+    turned = registry.create(case.entry.name, CHANNELS[::-1], quick(case.entry.name))
     assert turned.channels == CHANNELS[::-1]
     assert turned.feature_names != case.extractor.feature_names
 
