@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from extractors import commands as learned
 from warehouse import __version__
 from warehouse.commands import (
     aggregation,
@@ -14,6 +15,7 @@ from warehouse.commands import (
     export,
     lakes,
     layouts,
+    learning,
     profile,
     profiles,
     quality,
@@ -65,7 +67,7 @@ def ingest(
     manifest: Annotated[
         str, typer.Argument(help="Table of images: plain CSV, JUMP load_data.csv, BBBC021's CSV.")
     ],
-    extractor: Annotated[str, typer.Option("--extractor", help="cellprofiler or transfer.")] = "transfer",
+    extractor: Annotated[str, typer.Option("--extractor", help="One of `wellhouse methods`.")] = "transfer",
     layout: Layout = None,
     annotations: Annotations = None,
     images: Annotated[
@@ -77,9 +79,7 @@ def ingest(
     channels: Annotated[
         str | None, typer.Option("--channels", help="Channels to use, in order: DNA,ER,RNA.")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the extractor: size=128.")
-    ] = None,
+    setting: learning.Setting = None,
     dna_channel: Annotated[str | None, typer.Option("--dna-channel", help="Where nuclei are found.")] = None,
     cell_channel: Annotated[str | None, typer.Option("--cell-channel", help="Where cells are found.")] = None,
     field_operator: Annotated[
@@ -89,9 +89,7 @@ def ingest(
         str,
         typer.Option("--well-operator", help="Fields to well: mean, median, trimmed_mean, weighted_mean."),
     ] = "mean",
-    plate: Annotated[
-        list[str] | None, typer.Option("--plate", help="Only this plate; may be repeated.")
-    ] = None,
+    plate: learning.Plates = None,
     well: Annotated[list[str] | None, typer.Option("--well", help="Only this well; may be repeated.")] = None,
     source: Source = None,
     batch: Batch = None,
@@ -333,6 +331,10 @@ COMMANDS = (
     layouts.import_layout,
     export.export,
     profile.profile,
+    learned.methods,
+    learned.train,
+    learned.extract,
+    learned.explain,
     analysis.correct,
     analysis.recipes,
     aggregation.operators,
@@ -388,7 +390,9 @@ def main() -> None:
 
 
 #: Modules of extras, for the message when one is not there.
-_EXTRAS = dict.fromkeys(("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs"), "extract")
+_EXTRAS = dict.fromkeys(
+    ("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs", "lightning"), "extract"
+)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,18 @@ import numpy as np
 import polars as pl
 
 from extractors import pictures, pipeline
-from extractors.pipeline import Counts
+from extractors.base import Extractor
+from extractors.embedding import Counts
+from extractors.known_images import at_hand
 from extractors.plate_images import PlateImage
 from extractors.remake import remade
+from extractors.training.model_folder import models_folder
 from warehouse import feature_sets, levels, on_the_spot, profiles
 from warehouse.embeddings import to_column, to_matrix
 from warehouse.errors import ImageError, SearchError
 from warehouse.feature_sets import FeatureSet
 from warehouse.fits import Plate
+from warehouse.known_cells import images_of
 from warehouse.lake import Lake
 from warehouse.plate_builder import PlateBuilder
 
@@ -69,7 +73,8 @@ def profile_of_images(
             hold all channels, one a field or one a crop. Their planes are those that the feature set's own files have,
             else its channels in order. ``CHANNEL=FILE:1`` takes plane 1 of a file, counted from 0.
         plate: source, batch and plate that the picture is of; for steps fitted plate by plate, or batch by batch
-            (`warehouse.on_the_spot.plate_named` finds it by its text).
+            (`warehouse.on_the_spot.plate_named` finds it by its text), and for an extractor that corrects each
+            plate's illumination.
         well: that it is of, for the step `well_position`.
         field_names: the field of each picture; pictures of one name are crops of one field. Default: each picture a
             field of its own, all crops of one.
@@ -95,7 +100,9 @@ def profile_of_images(
     fitted = profiles.find_recipe(lake, target, recipe)
     correction = on_the_spot.correction(lake, target, fitted, plate, well=well)
     taken = pictures.gathered(lake, target, images, field_names, plate)
-    extractor, extraction = remade(target, settings, workers)
+    extractor, extraction = remade(target, settings, workers, models_folder(lake))
+    if target.parameters.get("input") != "crops" and getattr(extractor, "needs_plate", False):
+        extractor = _of_plate(lake, target, extractor, plate, workers)
     counts = Counts()
     with PlateBuilder(target, allow_missing=False) as cells:
         pipeline.extract(taken, extractor, extraction, counts, cells)
@@ -116,6 +123,31 @@ def profile_of_images(
         vector = correction.apply(raw, [count])[0]
     notes = (*_notes(target, taken, made, rejected, cells.seen), *correction.notes)
     return ImageProfile(title, vector, raw[0], int(count), len(made), plate, notes)
+
+
+def _of_plate(
+    lake: Lake, target: FeatureSet, extractor: Extractor, plate: Plate | None, workers: int
+) -> Extractor:
+    """Give the extractor for the plate that a picture is of, whose light only the plate's other images tell.
+
+    Raises:
+        SearchError: no plate is named, or the lake has no images of it with these channels.
+    """
+    if plate is None:
+        message = (
+            f"feature set {target.name!r} corrects the illumination of each plate: name the picture's plate with "
+            "--plate source/batch/plate"
+        )
+        raise SearchError(message)
+    rows = images_of(lake, plate, target.channels, is_crops=False)
+    if rows.is_empty():
+        message = (
+            f"plate {'/'.join(plate)} has no whole fields with channels {', '.join(target.channels)} in the lake: its "
+            "illumination is not known"
+        )
+        raise SearchError(message)
+    with at_hand(rows, target.channels) as (_, images, _):
+        return pipeline.for_plate(extractor, images, workers)
 
 
 def _title(taken: Sequence[PlateImage]) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from extractors import pipeline, registry
@@ -32,7 +33,8 @@ def ingest_job(
     progress: Progress | None = None,
 ) -> Sequence[Any]:
     """Take the screen of a job in, as `take_images` does with the one that it reads."""
-    channels = job.channels or tuple(screen.manifest["channel"].unique(maintain_order=True).to_list())
+    channels = job.channels or _channels_of_model(job)
+    channels = channels or tuple(screen.manifest["channel"].unique(maintain_order=True).to_list())
     extractor = _extractor(job.extractor, channels, json.dumps(job.settings, sort_keys=True))
     settings = pipeline.PipelineSettings(
         dna_channel=job.dna_channel, cell_channel=job.cell_channel, field_operator=job.field_operator,
@@ -57,6 +59,15 @@ def screen_of(job: ImagesJob) -> Screen:
         batch=job.batch, channels=job.channels or None, compound_column=job.compound_column,
     )  # fmt: skip
     return screen.only(job.plates, job.wells)
+
+
+def _channels_of_model(job: ImagesJob) -> tuple[str, ...]:
+    """Say which channels a trained model takes, in its order; none where the extractor is none."""
+    if not registry.entry(job.extractor).trains or "model" not in job.settings:
+        return ()
+    from extractors.training.model_folder import read_model
+
+    return read_model(Path(str(job.settings["model"]))).card.channels
 
 
 @lru_cache(maxsize=2)

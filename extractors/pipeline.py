@@ -1,31 +1,26 @@
-"""From a screen's images to committed plates: read, segment, embed, aggregate, commit, one plate at a time."""
+"""From a screen's images to committed plates: what is new is embedded, aggregated, committed, a plate at a time."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
-import numpy as np
 import polars as pl
 
-from extractors.base import CELL_GEOMETRY, Extractor, FieldQuality, FieldSample
-from extractors.images import read_field
+from extractors.base import Extractor
+from extractors.embedding import Counts, Known, PipelineSettings, extract, for_plate
 from extractors.plate_images import (
     PlateImage,
-    ahead,
     content_hash,
     digests_of,
     gathered,
     image_rows,
     refuse_unreachable,
-    whole_fields,
 )
-from extractors.quality import measured, quality_rows
-from extractors.segment import SegmentSettings, segment
+from extractors.quality import quality_rows
 from extractors.staging import Staged, staged
 from warehouse import ingest, layouts
-from warehouse.errors import ImageError, LakeUnavailableError, ScreenError, WellhouseError
+from warehouse.errors import LakeUnavailableError, ScreenError, WellhouseError
 from warehouse.feature_sets import FeatureSet
 from warehouse.ingest import Outcome, PlateData
 from warehouse.lake import Lake
@@ -45,36 +40,6 @@ _REJECTION = {"well": pl.String, "field": pl.String, "cell": pl.String, "reason"
 
 
 @dataclass(frozen=True)
-class PipelineSettings:
-    """How a plate goes from files to embeddings.
-
-    Args:
-        dna_channel: where nuclei are found; default the channel named DNA, DAPI or Hoechst.
-        cell_channel: where cells are found around them; default the first of RNA, AGP, Actin, Tubulin; without
-            any, cells are grown from nuclei by a set distance.
-        segmentation: of whole fields; single-cell crops are not segmented here.
-        field_operator: cells to field.
-        well_operator: fields to well.
-        workers: threads that read and segment ahead of the extractor.
-        images_at_once: images handed to the extractor together; 0 for 4 fields or 64 crops.
-        spool_bytes: rows of cells kept in memory before they wait on disk.
-        replace: let images and wells go that are in and that this manifest no longer reaches.
-        staging: folder with room for the images of one plate that come from S3; None for TMPDIR.
-    """
-
-    dna_channel: str | None = None
-    cell_channel: str | None = None
-    segmentation: SegmentSettings = field(default_factory=SegmentSettings)
-    field_operator: str = "median"
-    well_operator: str = "mean"
-    workers: int = 2
-    images_at_once: int = 0
-    spool_bytes: int = 512 * 2**20
-    replace: bool = False
-    staging: Path | None = None
-
-
-@dataclass(frozen=True)
 class PlateReport:
     """What became of one plate."""
 
@@ -88,21 +53,6 @@ class PlateReport:
     cells_rejected: int
     wells_in: int
     reason: str | None = None
-
-
-@dataclass
-class Counts:
-    """What became of images, beside the cells that came out of them.
-
-    Attributes:
-        images_rejected: how many.
-        rejections: well, field, cell and reason of each.
-        quality: well, field and what was measured on each whole field.
-    """
-
-    images_rejected: int = 0
-    rejections: list[tuple[str, str, str | None, str]] = field(default_factory=list)
-    quality: list[tuple[str, str, FieldQuality | None]] = field(default_factory=list)
 
 
 def ingest_screen(
@@ -149,7 +99,7 @@ def ingest_screen(
         raise ScreenError(message)
     is_crops = bool(crops.any())
     if not is_crops:
-        settings = _resolve_channels(settings, extractor.channels, screen.origin)
+        settings = resolve_channels(settings, extractor.channels, screen.origin)
     target = feature_set_of(feature_set or extractor.name, extractor, settings, is_crops)
     plates = layouts.per_plate(screen.manifest)
     known = layouts.plates(lake)
@@ -159,9 +109,20 @@ def ingest_screen(
     own = Run("ingest", {"manifest": screen.origin, "feature_set": target.name, "extractor": extractor.name})
     plate_layouts = layouts.per_plate(screen.layout)
     present = ingest.loads(lake, target.name)
-    job = _Job(lake, run or own, target, extractor, settings, progress, arrivals or {})
+    job = Job(lake, run or own, target, extractor, settings, progress)
     reports = [
-        _ingest_or_report(job, key, rows, plate_layouts.get(key), present.get(key))
+        reported(
+            key,
+            partial(
+                _ingest_plate,
+                job,
+                key,
+                rows,
+                plate_layouts.get(key),
+                (arrivals or {}).get(key),
+                present.get(key),
+            ),
+        )
         for key, rows in plates.items()
     ]
     layouts.put_annotations(lake, job.run, screen.annotations)
@@ -170,7 +131,7 @@ def ingest_screen(
     return reports
 
 
-def _resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], origin: str) -> PipelineSettings:
+def resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], origin: str) -> PipelineSettings:
     """Fill in the channels that segmentation uses, or say which one is missing."""
     folded = {channel.casefold(): channel for channel in channels}
     dna = settings.dna_channel or next(
@@ -214,8 +175,8 @@ def feature_set_of(name: str, extractor: Extractor, settings: PipelineSettings, 
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What all plates of one ingestion have in common."""
+class Job:
+    """What all plates of one ingestion, or of one extraction, have in common."""
 
     lake: Lake
     run: Run
@@ -223,49 +184,101 @@ class _Job:
     extractor: Extractor
     settings: PipelineSettings
     progress: Progress | None
-    arrivals: Mapping[Key, str]
 
 
-def _ingest_or_report(
-    job: _Job, key: Key, rows: pl.DataFrame, layout: pl.DataFrame | None, present: str | None
-) -> PlateReport:
-    """Take one plate in; what stops it (a disk, memory, its own content) stops no other plate."""
+def reported(key: Key, work: Callable[[], PlateReport]) -> PlateReport:
+    """Take one plate in; what stops it (a disk, memory, its own content) stops no other plate.
+
+    Raises:
+        LakeUnavailableError: no fault of this plate, and the next would meet the same.
+    """
     try:
-        with staged(rows, job.settings.staging) as manifest:
-            return _ingest_plate(job, key, manifest, layout, present)
+        return work()
     except LakeUnavailableError:
-        raise  # no fault of this plate, and the next would meet the same
+        raise
     except (WellhouseError, OSError, MemoryError) as error:
-        return PlateReport(
-            *key, "failed", 0, 0, 0, 0, 0, " ".join(f"{error or type(error).__name__}".split())
-        )
+        reason = " ".join(f"{error or type(error).__name__}".split())
+        return PlateReport(*key, "failed", 0, 0, 0, 0, 0, reason)
 
 
 def _ingest_plate(
-    job: _Job, key: Key, manifest: Staged, layout: pl.DataFrame | None, present: str | None
+    job: Job,
+    key: Key,
+    rows: pl.DataFrame,
+    layout: pl.DataFrame | None,
+    arrival: str | None,
+    present: str | None,
 ) -> PlateReport:
     """Take one plate in, unless it is in (`present`: under which hash) with the same content."""
-    lake, run, target, extractor = job.lake, job.run, job.target, job.extractor
-    images = gathered(manifest.rows)
-    digests = digests_of(images, job.settings.workers)
-    content = content_hash(target, images, digests)
-    progress = _Progress(job.progress, key[2], len(images))
-    if present == content:
-        outcome = ingest.relabel_plate(lake, run, target.name, key, layout, job.arrivals.get(key))
-        progress.advance(len(images))
-        return PlateReport(*key, outcome, **ingest.loaded_counts(lake, target.name, key))
-    if present is not None and not job.settings.replace:
-        refuse_unreachable(lake, key, images, digests)
+    with staged(rows, job.settings.staging) as manifest:
+        images = gathered(manifest.rows)
+        used = of_channels(images, job.extractor.channels)
+        digests = digests_of(used, job.settings.workers)
+        content = content_hash(job.target, used, digests)
+        if present == content:
+            outcome = ingest.relabel_plate(job.lake, job.run, job.target.name, key, layout, arrival)
+            if job.progress:
+                job.progress(key[2], len(images), len(images))
+            return PlateReport(*key, outcome, **ingest.loaded_counts(job.lake, job.target.name, key))
+        if present is not None and not job.settings.replace:
+            refuse_unreachable(job.lake, key, used, digests)
+        described = image_rows(used, digests, job.extractor.channels, manifest.original)
+        return take_plate(
+            job, key, manifest, images, content, layout=layout, described=described, arrival=arrival
+        )
+
+
+def of_channels(images: Sequence[PlateImage], channels: Sequence[str]) -> list[PlateImage]:
+    """Keep the files of some channels: what else a manifest names decides nothing about embeddings."""
+    return [
+        replace(
+            image, files={channel: image.files[channel] for channel in channels if channel in image.files}
+        )
+        for image in images
+    ]
+
+
+def take_plate(
+    job: Job,
+    key: Key,
+    manifest: Staged,
+    images: Sequence[PlateImage],
+    content: str,
+    *,
+    layout: pl.DataFrame | None = None,
+    described: pl.DataFrame | None = None,
+    arrival: str | None = None,
+    known: Known | None = None,
+) -> PlateReport:
+    """Read, embed and aggregate the images of one plate, and commit it.
+
+    Args:
+        job: that it is part of.
+        key: source, batch, plate.
+        manifest: tells where a file came from.
+        images: in order, with at least the files of the extractor's channels.
+        content: hash of what its embeddings are made from.
+        layout: as given with the images.
+        described: rows of `main.fields`; None where the lake has them.
+        arrival: hash of the names, sizes and times of its files.
+        known: what the lake knows of the images, so that it need not be found out again.
+
+    Raises:
+        ScreenError: nothing of it can be used, wells would be lost, or a file is another than the one that is known.
+    """
+    target, progress = job.target, _Progress(job.progress, key[2], len(images))
+    extractor = for_plate(job.extractor, images, job.settings.workers)
     with PlateBuilder(target, spool_bytes=job.settings.spool_bytes, allow_missing=False) as cells:
         counts = Counts()
-        extract(images, extractor, job.settings, counts, cells, progress.advance)
+        extract(images, extractor, job.settings, counts, cells, progress.advance, known)
         fields = cells.fields()
         listed = pl.DataFrame(counts.rejections, schema=_REJECTION, orient="row")
+        is_measured = known is not None and known.is_measured
         plate = PlateData(
             key,
             content,
             layout,
-            image_rows(images, digests, extractor.channels, manifest.original),
+            described,
             cells.cells(),
             fields,
             cells.wells(fields),
@@ -274,12 +287,12 @@ def _ingest_plate(
             counts.images_rejected,
             cells.seen,
             cells.rejected,
-            arrival=job.arrivals.get(key),
-            quality=quality_rows(counts.quality, extractor.channels),
+            arrival=arrival,
+            quality=None if is_measured else quality_rows(counts.quality, extractor.channels),
         )
         if not job.settings.replace:
             ingest.refuse_useless(plate)
-        outcome = ingest.commit_plate(lake, run, target, plate, replace=job.settings.replace)
+        outcome = ingest.commit_plate(job.lake, job.run, target, plate, replace=job.settings.replace)
     return PlateReport(
         *key,
         outcome,
@@ -301,90 +314,3 @@ class _Progress:
         self.done += count
         if self.listener:
             self.listener(self.plate, self.done, self.total)
-
-
-def extract(
-    images: Sequence[PlateImage],
-    extractor: Extractor,
-    settings: PipelineSettings,
-    counts: Counts,
-    cells: PlateBuilder,
-    advance: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Read, segment and embed images in groups, and give their cells to the builder.
-
-    Args:
-        images: of one plate, in order.
-        extractor: of them.
-        settings: with its channels settled.
-        counts: told which images were rejected, and why.
-        cells: takes the cells.
-        advance: told after each group how many images it had.
-    """
-    at_once = settings.images_at_once or (64 if any(image.cell is not None for image in images) else 4)
-    with ThreadPoolExecutor(settings.workers) as executor:
-        loaded = ahead(
-            executor, lambda image: _load(image, extractor.channels, settings), images, 2 * at_once
-        )
-        for group in whole_fields(zip(images, loaded, strict=True), at_once):
-            usable, matrices = [], []
-            for (image, sample), result in zip(group, _embedded(extractor, group), strict=True):
-                if isinstance(sample, FieldSample) and isinstance(result, np.ndarray):
-                    usable.append((image, sample))
-                    matrices.append(result)
-                else:
-                    counts.images_rejected += 1
-                    counts.rejections.append((image.well, image.field, image.cell, str(result)))
-            if usable:
-                _add(usable, matrices, counts, cells)
-            advance(len(group))
-
-
-def _embedded(
-    extractor: Extractor, group: Sequence[tuple[PlateImage, FieldSample | str]]
-) -> list[np.ndarray | str]:
-    """Embed what could be read; the reason, as text, for an image that could not, or that the extractor refuses."""
-    samples = [sample for _, sample in group if isinstance(sample, FieldSample)]
-    found: Iterator[np.ndarray | str]
-    try:
-        found = iter(extractor.extract(samples))
-    except ImageError:  # which one is it? The others are as good as before.
-        found = iter([_embedded_alone(extractor, sample) for sample in samples])
-    return [sample if isinstance(sample, str) else next(found) for _, sample in group]
-
-
-def _embedded_alone(extractor: Extractor, sample: FieldSample) -> np.ndarray | str:
-    try:
-        return extractor.extract([sample])[0]
-    except ImageError as error:
-        return str(error)
-
-
-def _load(image: PlateImage, channels: tuple[str, ...], settings: PipelineSettings) -> FieldSample | str:
-    """Read and segment one image; the reason, as text, where it cannot be used."""
-    try:
-        pixels = read_field(image.files, channels)
-        if image.cell is not None:
-            row = pl.DataFrame([{"cell": image.cell}], schema=dict(CELL_GEOMETRY))  # the rest is NULL
-            return FieldSample(pixels, channels, row, None, is_crop=True)
-        dna = pixels[channels.index(str(settings.dna_channel))]
-        body = None if settings.cell_channel is None else pixels[channels.index(settings.cell_channel)]
-        table, masks = segment(dna, body, settings.segmentation)
-    except ImageError as error:
-        return str(error)
-    return measured(FieldSample(pixels, channels, table, masks, is_crop=False))
-
-
-def _add(
-    usable: Sequence[tuple[PlateImage, FieldSample]],
-    matrices: Sequence[np.ndarray],
-    counts: Counts,
-    cells: PlateBuilder,
-) -> None:
-    """Give the cells of whole fields to the builder, which rejects those that are not finite."""
-    tables = []
-    for image, sample in usable:
-        counts.quality.append((image.well, image.field, sample.quality))
-        ids = (pl.lit(image.well).alias("well"), pl.lit(image.field).alias("field"))
-        tables.append(sample.cells.select(*ids, pl.all()))
-    cells.add(pl.concat(tables), np.concatenate(matrices))

@@ -1,6 +1,7 @@
 """Making the very extractor that a feature set was made with, or saying why that cannot be."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from extractors import pipeline, registry
@@ -15,7 +16,10 @@ _NO_SETTINGS = ("input", "segmentation", "crop_segmentation")
 
 
 def remade(
-    target: FeatureSet, settings: Mapping[str, object] | None = None, workers: int = 2
+    target: FeatureSet,
+    settings: Mapping[str, object] | None = None,
+    workers: int = 2,
+    models: Path | None = None,
 ) -> tuple[Extractor, PipelineSettings]:
     """Make the very extractor that a feature set was made with, and the settings of its pipeline.
 
@@ -23,6 +27,7 @@ def remade(
         target: the feature set.
         settings: as in `profile_of_images`.
         workers: threads of the pipeline.
+        models: folder where a trained model lies under the feature set's name, unless the setting `model` names it.
 
     Raises:
         SearchError: it cannot be had; the message says what differs.
@@ -30,8 +35,8 @@ def remade(
     about = f"feature set {target.name!r}"
     if target.extractor == "import":
         message = (
-            f"{about} was imported: no extractor here made it, so none can make a picture's profile: search with a "
-            "feature set that was ingested from images, or import the picture's profile and search with its well"
+            f"{about} was imported: no extractor here made it, so none can embed images for it: take a feature set "
+            "that was ingested from images, or import their profiles"
         )
         raise SearchError(message)
     if target.extractor not in {entry.name for entry in registry.ALL}:
@@ -39,6 +44,9 @@ def remade(
         message = f"{about} was made by extractor {target.extractor!r}, which is not here (there is {known})"
         raise SearchError(message)
     recorded = {name: value for name, value in target.parameters.items() if name not in _NO_SETTINGS}
+    given = dict(settings or {})
+    if registry.entry(target.extractor).trains and models is not None:
+        given = {"model": str(models / target.name)} | given
     # A default may name a channel that images of whole fields need not have.
     own = {
         name: value
@@ -46,8 +54,8 @@ def remade(
         if not (name.endswith("_channel") and value not in target.channels)
     }
     try:
-        extractor = registry.create(target.extractor, target.channels, own | dict(settings or {}))
-        extraction = _extraction(target, workers)
+        extractor = registry.create(target.extractor, target.channels, own | given)
+        extraction = extraction_of(target, workers)
     except (WellhouseError, TypeError) as error:
         weights = f" with weights of SHA-256 {target.weights[:16]}…" if target.weights else ""
         message = (
@@ -59,8 +67,8 @@ def remade(
     return extractor, extraction
 
 
-def _extraction(target: FeatureSet, workers: int) -> PipelineSettings:
-    """How files became cells; crops are not segmented by the pipeline."""
+def extraction_of(target: FeatureSet, workers: int) -> PipelineSettings:
+    """Say how files of a feature set became cells, and cells wells; crops are not segmented by the pipeline."""
     recorded: Any = dict(target.parameters.get("segmentation") or {})  # type: ignore[call-overload]
     return PipelineSettings(
         dna_channel=recorded.pop("dna_channel", None),
@@ -79,10 +87,14 @@ def _refuse_other(target: FeatureSet, here: FeatureSet) -> None:
     was, is_ = _flat(target), _flat(here)
     key = next(key for key in (*was, *is_) if was.get(key) != is_.get(key))
     there, now = (_short(values.get(key)) for values in (was, is_))
-    remedy = "name its file with --set weights=FILE" if key == "weights" else "ingest the screen again"
+    is_trained = registry.entry(target.extractor).trains is not None
+    files = (
+        "name its folder with --set model=FOLDER" if is_trained else "name its file with --set weights=FILE"
+    )
+    remedy = files if is_trained or key == "weights" else "ingest the screen again"
     message = (
-        f"feature set {target.name!r} was made by {target.extractor} with {key} {there}, and here it has {now}: a "
-        f"picture's profile could not be compared with it: {remedy}, or search with another feature set"
+        f"feature set {target.name!r} was made by {target.extractor} with {key} {there}, and here it has {now}: "
+        f"profiles made here could not be compared with it: {remedy}, or take another feature set"
     )
     raise SearchError(message)
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import tifffile
 
-from extractors import pipeline, registry
+from extractors import embedding, registry
 from extractors.base import Extractor, FieldSample
 from extractors.pipeline import PipelineSettings, PlateReport, ingest_screen
 from extractors.simulator import SimulatorSettings, simulate_screen
@@ -500,7 +500,7 @@ def _as_crops(folder: Path, keep_fields: int = 0) -> None:
 
 def test_crops_are_one_cell_each_and_are_not_segmented(lake, folder, monkeypatch):
     _as_crops(folder)
-    monkeypatch.setattr(pipeline, "segment", lambda *_: pytest.fail("a crop was segmented"))
+    monkeypatch.setattr(embedding, "segment", lambda *_: pytest.fail("a crop was segmented"))
     image(folder, 3, "RNA").write_bytes(b"")
     extractor = Statistics(("RNA", "DNA"))
     (report,) = ingest_screen(lake, screen_of(folder), extractor, settings=PipelineSettings(images_at_once=3))
@@ -594,7 +594,7 @@ def test_images_that_are_out_of_reach_replace_nothing(lake, folder):
     place.rename(folder / "away")
     first, second = ingest_screen(lake, screen_of(folder, PLATES), extractor)
     assert (first.outcome, second.outcome) == ("failed", "unchanged")
-    assert f"plate '{PLATES[0]}': 60 files of images that are in the lake are not there now" in first.reason
+    assert f"plate '{PLATES[0]}': 24 files of images that are in the lake are not there now" in first.reason
     assert "--replace" in first.reason
     assert (lake.snapshot(), content(lake, "statistics")) == (before, held)
     first, _ = ingest_screen(
