@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,22 @@ from typing import Any
 
 import polars as pl
 import pytest
+import typer.main
 from test_metrics import test_every_metric_keeps_the_contract as keeps_the_contract
 from test_metrics import test_every_metric_refuses_what_it_cannot_compare as refuses
 
+import cli
+from extractors.training.settings import METHODS, settings_of
 from warehouse import metrics
+from warehouse.console import json_pair
 from warehouse.evaluation.asked import asked_metric
 from warehouse.recipes import NAMED
 from warehouse.steps import STEPS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+#: Of real_screen.md, what only the long form (and `make real-screen`) does: a network looks at 1,000 crops for minutes.
+LONG_SECTION = re.compile(r"^## 2\..*?(?=^## 3\.)|^transfer .*?\n", re.DOTALL | re.MULTILINE)
 #: A line, with those that it goes on in.
 _COMMAND = re.compile(r"(?:.*\\\n)*.*\n")
 
@@ -34,10 +41,13 @@ def contains(output: str, wanted: str) -> bool:
     return any(words(line)[: len(expected)] == expected for line in output.splitlines())
 
 
-def follow(page: Path, folder: Path, environment: dict[str, str], already: str = "") -> str:
+def follow(
+    page: Path, folder: Path, environment: dict[str, str], already: str = "", content: str = ""
+) -> str:
     """Run the sh blocks of a page in one shell each, in order, and check each text block against what came.
 
     A lake's commands that stand in `already`, a page that was followed in this folder, are not run again.
+    `content`: in place of all that stands in the page.
     """
     (folder / "bin").mkdir(exist_ok=True)
     command = folder / "bin" / "wellhouse"
@@ -52,7 +62,7 @@ def follow(page: Path, folder: Path, environment: dict[str, str], already: str =
         }
     )
     printed, everything = "", ""
-    for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+    for kind, text in _BLOCK.findall(content or page.read_text(encoding="utf-8")):
         if kind == "text":
             for line in filter(str.strip, text.splitlines()):
                 assert contains(printed, line), f"{page.name} says {line!r}; its commands printed:\n{printed}"
@@ -78,7 +88,14 @@ def _exports(script: str) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_real_screen(data_dir: Path, tmp_path: Path) -> None:
-    follow(REPOSITORY / "docs" / "real_screen.md", tmp_path, {"DATA": str(data_dir)})
+    """The short form leaves out its 1,000 crops."""
+    page = REPOSITORY / "docs" / "real_screen.md"
+    text = page.read_text(encoding="utf-8")
+    if not os.environ.get("WELLHOUSE_LONG"):
+        text = LONG_SECTION.sub("", text)
+        assert "--extractor transfer" not in text
+        assert text.count("\n## ") == 5
+    follow(page, tmp_path, {"DATA": str(data_dir)}, content=text)
     lake = tmp_path / "real.lake"
     _check_moa_screen(lake, data_dir)
     _check_rejections(lake)
@@ -140,6 +157,27 @@ def test_search(data_dir: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.stdout, done.returncode) == ("anisomycin@1uM 5 10 10\n", 0), done.stderr
+
+
+@pytest.mark.slow
+def test_learning(data_dir: Path, tmp_path: Path) -> None:
+    follow(REPOSITORY / "docs" / "learning.md", tmp_path, {"DATA": str(data_dir)})
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_variants_of_training_in_the_docs_can_be_typed() -> None:
+    """The commands of learning.md that are not run: every option and every setting is one that there is."""
+    page = (REPOSITORY / "docs" / "learning.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^wellhouse (?:train|extract) .*$", page.replace("\\\n", " "), re.MULTILINE)
+    methods = set()
+    commands = typer.main.get_command(cli.app).commands
+    for name, *words in map(shlex.split, (line.removeprefix("wellhouse ") for line in lines)):
+        with commands[name].make_context(name, words) as context:
+            given = context.params
+        if name == "train":
+            methods.add(given["method"])
+            settings_of(given["method"], given["preset"], dict(map(json_pair, given["setting"] or ())))
+    assert methods == {method.name for method in METHODS}
 
 
 def test_every_step_and_named_recipe_stands_in_the_docs() -> None:
