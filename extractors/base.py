@@ -64,6 +64,7 @@ class FieldSample:
         masks: nuclei and cells, or None where nothing was segmented (single-cell crops).
         is_crop: True where the image is one cell already cut out.
         quality: what was measured on a whole field; extractors make no use of it.
+        crops: what `prepared` made of it, for an extractor that has this method.
     """
 
     pixels: np.ndarray
@@ -72,10 +73,17 @@ class FieldSample:
     masks: Masks | None
     is_crop: bool
     quality: FieldQuality | None = None
+    crops: np.ndarray | None = None
 
 
 class Extractor(Protocol):
-    """A method that turns images into embeddings, one row a cell."""
+    """A method that turns images into embeddings, one row a cell.
+
+    More may be there. `needs_masks`, False: of whole fields only the places of cells are looked at, and
+    fields come without masks where a lake knows their cells. `needs_plate`, True: of whole fields no cell can be
+    embedded before `for_plate(fields)` was given some of the plate's, (C, H, W) each; it gives back the extractor for
+    that plate. `prepared(sample)` is called by the threads that read ahead, for work that needs no GPU.
+    """
 
     name: str
     version: str

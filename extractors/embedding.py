@@ -13,7 +13,7 @@ from extractors.images import digest, read_field
 from extractors.plate_images import PlateImage, ahead, whole_fields
 from extractors.quality import measured
 from extractors.segment import SegmentSettings, segment
-from extractors.training.illumination import evenly
+from extractors.training.illumination import fields_for_illumination
 from warehouse.errors import ImageError, ScreenError
 from warehouse.plate_builder import PlateBuilder
 
@@ -108,7 +108,7 @@ def extract(
     with ThreadPoolExecutor(settings.workers) as executor:
         loaded = ahead(
             executor,
-            lambda image: load(image, extractor.channels, settings, known),
+            lambda image: _prepared(extractor, load(image, extractor.channels, settings, known)),
             images,
             max(2 * at_once, settings.workers),
         )
@@ -124,6 +124,17 @@ def extract(
             if usable:
                 _add(usable, matrices, counts, cells)
             advance(len(group))
+
+
+def _prepared(extractor: Extractor, sample: FieldSample | str) -> FieldSample | str:
+    prepared = getattr(extractor, "prepared", None)
+    if prepared is None or isinstance(sample, str):
+        return sample
+    try:
+        made: FieldSample = prepared(sample)
+    except ImageError as error:
+        return str(error)
+    return made
 
 
 def _embedded(
@@ -212,20 +223,11 @@ def for_plate(extractor: Extractor, images: Sequence[PlateImage], workers: int) 
 
     Args:
         extractor: any; one without `needs_plate` is given back as it is, and so is one that is to embed crops.
-        images: of the plate, in order; those chosen are those that training chooses of the same plate.
+        images: of the plate, in order; the same fields are chosen as in training.
         workers: threads that read.
     """
     if not getattr(extractor, "needs_plate", False) or any(image.cell is not None for image in images):
         return extractor
-    chosen = evenly([image for image in images if image.files.keys() >= set(extractor.channels)])
-    with ThreadPoolExecutor(workers) as executor:
-        read = ahead(executor, lambda image: _pixels_or_none(image, extractor.channels), chosen, workers + 1)
-        made: Extractor = extractor.for_plate(pixels for pixels in read if pixels is not None)  # type: ignore[attr-defined]
+    fields = fields_for_illumination(images, extractor.channels, workers)
+    made: Extractor = extractor.for_plate(fields)  # type: ignore[attr-defined]
     return made
-
-
-def _pixels_or_none(image: PlateImage, channels: tuple[str, ...]) -> np.ndarray | None:
-    try:
-        return read_field(image.files, channels)
-    except ImageError:
-        return None  # rejected with its reason when it is embedded

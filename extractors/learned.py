@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -131,8 +132,14 @@ class Learned:
         made._illumination = None if first is None else illumination_of(chain([first], fields))
         return made
 
+    def prepared(self, sample: FieldSample) -> FieldSample:
+        """Cut a sample's crops ahead of `extract`."""
+        return replace(sample, crops=self.crops(sample))
+
     def crops(self, sample: FieldSample) -> np.ndarray:
         """Cut what the network sees of a field or picture: (n, C, S, S) uint8 or uint16."""
+        if sample.crops is not None:
+            return sample.crops
         return prepare(sample, self.crop_settings, self._illumination)
 
     def normalised(self, crops: np.ndarray) -> torch.Tensor:

@@ -45,6 +45,7 @@ class Transfer:
 
     name = "transfer"
     version = "1"
+    needs_masks = False
 
     def __init__(
         self,

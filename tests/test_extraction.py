@@ -22,6 +22,7 @@ from extractors.plate_images import PlateImage
 from extractors.registry import Entry
 from extractors.segment import SegmentSettings
 from extractors.simulator import SimulatorSettings, simulate_screen
+from extractors.training import illumination
 from extractors.training.illumination import evenly
 from warehouse import feature_sets, status
 from warehouse.errors import (
@@ -486,7 +487,7 @@ def test_a_lake_that_is_gone_fails_no_plate(known, monkeypatch):
 
 def test_an_extractor_looks_at_evenly_chosen_fields_of_the_plate(lake, folder, monkeypatch):
     files(folder)[0].write_bytes(b"II*\0")
-    monkeypatch.setattr(embedding, "evenly", lambda images: evenly(images, 3))
+    monkeypatch.setattr(illumination, "evenly", lambda images: evenly(images, 3))
     seen: list[np.ndarray] = []
     original = Lit.for_plate
 

@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained import CHANNELS, SIDE, TINY, picture_lake
+from trained import CHANNELS, SIDE, TINY, Means, picture_lake
 
 from extractors import registry
 from extractors.base import SettingError
+from extractors.pipeline import PipelineSettings, ingest_screen
 from extractors.training.callbacks import effective_rank, read_log
 from extractors.training.choosing import choose
 from extractors.training.model_folder import models_folder, read_model
@@ -25,8 +26,9 @@ from extractors.training.modules import rate
 from extractors.training.run import TrainingReport, train
 from extractors.training.settings import METHODS, PRESETS, Settings, settings_of
 from warehouse.errors import TrainingError, UnknownNameError
-from warehouse.known_cells import known_cells
+from warehouse.known_cells import images_of, known_cells
 from warehouse.lake import Lake
+from warehouse.screens import read_screen
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = TINY | {"batch_size": 16}
@@ -107,6 +109,7 @@ from test_training import SMALL
 from extractors.training.run import train
 from extractors.training.settings import settings_of
 from warehouse.lake import Lake
+from warehouse.screens import read_screen
 
 with Lake.open(sys.argv[1], read_only=True) as lake:
     train(lake, "online_label_smoothing", name="killed", models=Path(sys.argv[2]), device="cpu", say=print,
@@ -328,6 +331,28 @@ def test_two_processes_share_the_steps_of_an_epoch(path, models):
     assert report["validation_accuracy"] > 0.6
     assert read_model(models / "two").card.identity() == report["identity"]
     assert len(read_log(models / "two" / "log.csv")) == 12
+
+
+def test_a_feature_set_of_fewer_channels_takes_none_from_the_others(tmp_path):
+    folder = picture_lake(tmp_path / "two").parent
+    screen = read_screen(folder / "manifest.csv", layout=folder / "layout.csv")
+    with Lake.open(folder / "lake") as lake:
+        before = images_of(lake, ("s", "b1", "P1"))
+        one = Means(("RNA",))
+        ingest_screen(lake, screen, one, feature_set="one")
+        assert images_of(lake, ("s", "b1", "P1"), CHANNELS).height == before.height
+        assert {tuple(sorted(each)) for each in images_of(lake, ("s", "b1", "P1"))["channels"]} == {CHANNELS}
+        files = before.explode("channels", "paths", "planes", "digests").sort(pl.all())
+        after = (
+            images_of(lake, ("s", "b1", "P1"))
+            .explode("channels", "paths", "planes", "digests")
+            .sort(pl.all())
+        )
+        assert after.equals(files.select(after.columns))
+        ingest_screen(
+            lake, screen, Means(("DNA",)), feature_set="other", settings=PipelineSettings(replace=True)
+        )
+        assert images_of(lake, ("s", "b1", "P1"), CHANNELS).is_empty()
 
 
 # ------------------------------------------------------------------------------------------ small parts

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from typing import Literal
 
 import duckdb
@@ -101,8 +102,10 @@ def commit_plate(
             if not replace:
                 _refuse_loss(connection, feature_set.name, plate)
             _delete(lake, feature_set.name, plate.key)
-        if not is_new and plate.images is not None:
-            _delete_images(connection, plate.key, plate.images)
+        images = plate.images
+        if not is_new and images is not None:
+            images = images if replace else _with_other_channels(connection, plate.key, images)
+            _delete_images(connection, plate.key, images)
         if not is_new and plate.quality is not None:
             _delete_quality(connection, plate.key, plate.quality)
         # Of a plate that is new, the layout is known without reading it back.
@@ -110,7 +113,7 @@ def commit_plate(
             in_layout = set() if plate.layout is None else set(plate.layout["well"])
         else:
             in_layout = _wells_of(connection, "main.wells", plate.key)
-        _write(connection, run, feature_set.name, plate, in_layout)
+        _write(connection, run, feature_set.name, with_changes(plate, images=images), in_layout)
         known[plate.key] = plate.content_hash
         outcome: Outcome = "added" if present is None else "replaced"
         quarantine.release(lake, feature_set.name, plate.key)
@@ -311,6 +314,23 @@ def _wells_of(connection: duckdb.DuckDBPyConnection, table: str, key: tuple[str,
     """Return the wells of a plate that a table holds: `main.wells` for its layout, or those of a feature set."""
     rows = connection.execute(f"SELECT well FROM {table} WHERE {layouts.PLATE}", list(key)).fetchall()
     return {well for (well,) in rows}
+
+
+def _with_other_channels(
+    connection: duckdb.DuckDBPyConnection, key: tuple[str, str, str], images: pl.DataFrame
+) -> pl.DataFrame:
+    """Keep the channels that the lake knows of these images and that this extractor does not look at."""
+    lists, names = ["channels", "paths", "planes", "digests"], ["well", "field", "cell"]
+    held = connection.execute(
+        f"SELECT well, field, cell, channels, paths, planes, digests FROM main.fields WHERE {layouts.PLATE}",
+        list(key),
+    ).pl()
+    new, old = (each.select(*names, *lists).explode(lists) for each in (images, held))
+    others = old.join(new, on=[*names, "channels"], how="anti", nulls_equal=True)
+    others = others.join(images, on=names, how="semi", nulls_equal=True)
+    if others.is_empty():
+        return images
+    return pl.concat([new, others]).group_by(names, maintain_order=True).agg(lists)
 
 
 def _delete_images(
