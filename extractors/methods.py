@@ -60,7 +60,12 @@ def _of_constructor(entry: Entry) -> list[dict[str, object]]:
             name: text for each in reversed(made.__mro__[:-1]) for name, text in _arguments(each).items()
         }
     return [
-        {"setting": name, "default": _text(default), "small": "", "help": help_of.get(name, "")}
+        {
+            "setting": name,
+            "default": _text(default),
+            "small": _text(entry.small[name]) if name in entry.small else "",
+            "help": help_of.get(name, ""),
+        }
         for name, default in defaults.items()
     ]
 

@@ -1,6 +1,7 @@
 """The list of extractors. A new one is one module, one entry here; the contract test then runs over it for free."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +20,8 @@ class Entry:
         paper: where the method is described.
         trains: `module:Class` of what trains it; None where nothing is trained. A trained method extracts with
             the model in a folder, `--set model=FOLDER`.
+        small: settings for two cores and no network, `--set preset=small`; those of a trained method's training
+            stand in `extractors.training.settings`.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Entry:
     level: str
     paper: str
     trains: str | None = None
+    small: Mapping[str, object] = field(default_factory=dict)
 
 
 _LEARNED = "extractors.learned:Learned"
@@ -47,6 +51,7 @@ ALL = (
         "extractors.transfer:ImageNetEfficientNet",
         "cell",
         "Moshkov et al. 2024, the ImageNet baseline: EfficientNet-B0's block6a activation of each channel",
+        small={"model": "tf_efficientnet_lite0", "weights": "package", "size": 96},
     ),
     Entry(
         "cell_painting_cnn",
@@ -125,7 +130,8 @@ def create(name: str, channels: tuple[str, ...], settings: dict[str, object] | N
     Args:
         name: in `ALL`.
         channels: names in the order in which images will be stacked.
-        settings: keyword arguments of the class; an unknown one raises with the nearest known.
+        settings: keyword arguments of the class; an unknown one raises with the nearest known. `preset` changes the
+            defaults: `paper`, or, where there is one, `small`.
 
     Raises:
         UnknownNameError: the name or a setting is not known.
@@ -135,7 +141,13 @@ def create(name: str, channels: tuple[str, ...], settings: dict[str, object] | N
     if "channels" in (settings or {}):
         message = f"{name}: channels are no setting: name them with --channels, in order"
         raise SettingError(message)
+    changes = dict(settings or {})
+    preset = changes.pop("preset", "paper")
+    if preset not in (("paper", "small") if found.small else ("paper",)):
+        raise unknown(str(preset), f"preset of {name}", ("paper", "small") if found.small else ("paper",))
+    if preset == "small":
+        changes = {**found.small, **changes}
     # One class extracts with every trained model, and is told which method's it must be.
     of_method = {"method": name} if found.trains else {}
-    extractor: Extractor = loaded(found.target)(channels, **(settings or {}) | of_method)
+    extractor: Extractor = loaded(found.target)(channels, **changes | of_method)
     return extractor

@@ -207,6 +207,16 @@ def test_setting_of_the_wrong_kind_is_refused(name, setting, message):
         registry.create(name, CHANNELS, setting)
 
 
+def test_a_small_preset_changes_the_defaults_and_gives_way_to_what_is_typed():
+    made = registry.create("imagenet_efficientnet", CHANNELS, {"preset": "small", "size": 32})
+    assert made.parameters == {
+        "model": "tf_efficientnet_lite0", "size": 32, "crop": 128, "layers": "blocks.5.0.bn2"
+    }  # fmt: skip
+    assert made.dim == 2 * 672
+    with pytest.raises(UnknownNameError, match=r"unknown preset of cellprofiler 'small'.* Known: paper"):
+        registry.create("cellprofiler", CHANNELS, {"preset": "small"})
+
+
 def test_unknown_extractor_offers_the_nearest():
     with pytest.raises(
         UnknownNameError, match=r"unknown extractor 'cellprofler'\. Did you mean 'cellprofiler'\?"
