@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +20,10 @@ from trained import CHANNELS, SIDE, TINY, Means, picture_lake
 from extractors import registry
 from extractors.base import SettingError
 from extractors.pipeline import PipelineSettings, ingest_screen
-from extractors.training.callbacks import effective_rank, read_log
+from extractors.training import model_folder as folders
+from extractors.training.callbacks import Log, NumbersOnly, effective_rank, read_log
 from extractors.training.choosing import choose
-from extractors.training.model_folder import models_folder, read_model
+from extractors.training.model_folder import alone, models_folder, read_model
 from extractors.training.modules import rate
 from extractors.training.run import TrainingReport, train
 from extractors.training.settings import METHODS, PRESETS, Settings, settings_of
@@ -158,8 +160,12 @@ def test_other_settings_and_other_cells_are_no_way_to_go_on(lake, models):
         TrainingError, match=r"begun with epochs 1, now 2: give another --name, or .* --fresh"
     ):
         trained(lake, models, "cell_painting_cnn", "other", epochs=2)
-    with pytest.raises(TrainingError, match=r"the cells or their labels changed"):
+    with pytest.raises(TrainingError, match=r"begun with where None, now \"compound <> 'B'\""):
         trained(lake, models, "cell_painting_cnn", "other", epochs=1, where="compound <> 'B'")
+    begun = models / "other" / "settings.json"
+    begun.write_text(begun.read_text().replace('"cells": "', '"cells": "0'))
+    with pytest.raises(TrainingError, match=r"the cells or their labels changed"):
+        trained(lake, models, "cell_painting_cnn", "other", epochs=1)
     assert trained(lake, models, "cell_painting_cnn", "other", epochs=2, fresh=True).outcome == "trained"
     assert len(read_log(models / "other" / "log.csv")) == 2
 
@@ -239,6 +245,121 @@ def test_a_loss_that_is_no_number_stops_with_its_batch(lake, models):
     assert not (models / "nan" / "card.json").exists()
 
 
+def test_what_cannot_work_takes_no_former_model_away(lake, models):
+    trained(lake, models, "gradient_reversal", "former", epochs=1)
+    whole = read_model(models / "former").card.identity()
+    begun = {"name": "former", "models": models, "fresh": True}
+    settings = settings_of("gradient_reversal", None, SMALL)
+    for arguments, wanted in (
+        ({"precision": "bogus"}, r"unknown precision 'bogus'"),
+        ({"devices": 0}, r"devices is 0: give 1 or more"),
+        ({"workers": -1}, r"workers is -1: give 0 or more"),
+    ):
+        with pytest.raises((UnknownNameError, SettingError), match=wanted):
+            train(lake, "gradient_reversal", settings=settings, **begun, **arguments)
+    bags = settings_of("attention_mil", None, SMALL)
+    with pytest.raises(TrainingError, match=r"none of these cells is one"):
+        train(lake, "attention_mil", settings=bags, where="compound <> 'DMSO'", **begun)
+    assert read_model(models / "former").card.identity() == whole
+
+
+def test_one_name_is_trained_by_one_process(lake, models):
+    with (
+        alone(models / "busy"),
+        pytest.raises(TrainingError, match=r"busy is being trained by another process"),
+    ):
+        trained(lake, models, "cell_painting_cnn", "busy", epochs=1)
+    assert trained(lake, models, "cell_painting_cnn", "busy", epochs=1).outcome == "trained"
+
+
+def test_the_folder_of_crops_is_no_model(lake, models):
+    with pytest.raises(TrainingError, match=r"model name 'crops': .* holds the crops of all models"):
+        trained(lake, models, "cell_painting_cnn", "crops")
+
+
+def test_a_stop_that_could_not_be_written_is_not_trained_past(lake, models, monkeypatch):
+    changed = {"epochs": 40, "patience": 1, "stop_on": "training_loss", "learning_rate": 0.05}
+    straight = trained(lake, models, "cell_painting_cnn", "stopped", **changed)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "write_model", full)
+        with pytest.raises(OSError, match="No space left"):
+            trained(lake, models, "cell_painting_cnn", "late", **changed)
+    late = trained(lake, models, "cell_painting_cnn", "late", **changed)
+    assert (late.outcome, late.epochs, late.identity) == ("resumed", straight.epochs, straight.identity)
+
+
+def test_a_signal_that_ends_a_job_is_no_success(lake, models, monkeypatch):
+    def ended(self: object, *_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Log, "on_train_epoch_end", ended)
+    with pytest.raises(
+        TrainingError, match=r"training of 'ended' was stopped after 0 whole epochs: the same command"
+    ):
+        trained(lake, models, "cell_painting_cnn", "ended")
+
+
+@pytest.mark.parametrize("content", [b"cut short", b"\x80\x04c__builtin__\nprint\n."])
+def test_a_damaged_checkpoint_is_told(lake, models, content):
+    """Interrupted in its second epoch, and its checkpoint damaged, or replaced by what would run code."""
+    name = f"damaged_{len(content)}"
+
+    def interrupt(self: object, trainer: object, module: Any, *_: object) -> None:
+        if module.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(NumbersOnly, "on_train_batch_start", interrupt)
+        with pytest.raises(TrainingError, match=r"was stopped after 1 whole epochs"):
+            trained(lake, models, "cell_painting_cnn", name)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (models / name / "state" / "last.ckpt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=r"last.ckpt: is damaged, or no checkpoint of a training: .* --fresh"
+    ):
+        trained(lake, models, "cell_painting_cnn", name)
+
+
+def test_a_foreign_log_is_told(tmp_path):
+    (tmp_path / "log.csv").write_text("time,value\n1,2\n")
+    with pytest.raises(TrainingError, match=r"log.csv: is not the log of a training"):
+        read_log(tmp_path / "log.csv")
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_stop_too(lake, models):
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1, .*its batch of 96 cells is saved"):
+        trained(
+            lake, models, "cell_painting_cnn", "last", epochs=1, batch_size=96, cells_per_class=24, optimizer="sgd",
+            learning_rate=1e38, momentum=0.0,
+        )  # fmt: skip
+    assert not (models / "last" / "card.json").exists()
+
+
+def test_plates_known_well_stop_no_training(lake, models):
+    """What is logged, and may stop training, is the loss of treatments: that of plates is not in it."""
+    trained(lake, models, "gradient_reversal", "reversed", epochs=1, reversal=0.0)
+    trained(lake, models, "cell_painting_cnn", "plain", epochs=1)
+    one, other = (float(read_log(models / name / "log.csv")[0]["loss"]) for name in ("reversed", "plain"))
+    assert one == pytest.approx(other, rel=0.05)  # the loss of four plates would add 1.4
+
+
+@pytest.mark.parametrize(("widths", "read"), [("64", (64,)), (" 8, 4 ", (8, 4))])
+def test_widths_of_the_domain_are_read(widths, read):
+    assert settings_of("gradient_reversal", None, {"domain_layers": widths}).domain_widths() == read
+
+
+@pytest.mark.parametrize("widths", ["", "abc", "-5", "1 024", "8,,4"])
+def test_widths_that_are_none_are_told(widths):
+    with pytest.raises(
+        SettingError, match=rf"setting domain_layers is {widths!r}: give widths such as 1024,512,128"
+    ):
+        settings_of("gradient_reversal", None, {"domain_layers": widths})
+
+
 # ------------------------------------------------------------------------------------------ which cells
 
 
@@ -269,7 +390,7 @@ def test_control_wells_are_capped(lake):
     )
     chosen = choose(lake, doubled, settings_of("cell_painting_cnn", None, {"control_wells": 1}))
     assert int(chosen.cells.is_control.sum()) == 16
-    assert chosen.notes == ("48 cells of negative controls beyond 1 wells a plate",)
+    assert chosen.notes == ("48 cells of negative controls beyond 1 wells a plate left out",)
 
 
 def test_cells_of_wells_without_treatment_are_told(lake):
@@ -318,7 +439,8 @@ def test_two_processes_share_the_steps_of_an_epoch(path, models):
         "two",
         "--json",
     ]
-    chosen = [f"{key}={value}" for key, value in (SMALL | {"epochs": 12, "holdout": "cells"}).items()]
+    wanted = SMALL | {"epochs": 12, "holdout": "cells", "patience": 12}
+    chosen = [f"{key}={value}" for key, value in wanted.items()]
     for setting in chosen:
         command += ["--set", setting]
     command += ["--device", "cpu", "--devices", "2"]
@@ -353,6 +475,29 @@ def test_a_feature_set_of_fewer_channels_takes_none_from_the_others(tmp_path):
             lake, screen, Means(("DNA",)), feature_set="other", settings=PipelineSettings(replace=True)
         )
         assert images_of(lake, ("s", "b1", "P1"), CHANNELS).is_empty()
+
+
+@pytest.mark.skipif(not os.environ.get("WELLHOUSE_LONG"), reason="long form: make proofs")
+def test_two_processes_stop_together(path, models):
+    """Each has batch statistics, and so a criterion, of its own: one of them decides."""
+    command = [
+        "train",
+        "cell_painting_cnn",
+        "--lake",
+        str(path),
+        "--models",
+        str(models),
+        "--name",
+        "together",
+    ]
+    for key, value in (SMALL | {"epochs": 40, "patience": 1, "learning_rate": 0.05}).items():
+        command += ["--set", f"{key}={value}"]
+    command += ["--device", "cpu", "--devices", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] < 40
 
 
 # ------------------------------------------------------------------------------------------ small parts

@@ -10,11 +10,12 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from extractors import weights
 from extractors.training.data import Batch, CropData
-from extractors.training.model_folder import write_tensors, write_text
+from extractors.training.model_folder import read_json, write_tensors, write_text
 from extractors.training.modules import Learner, scaled
 from warehouse.errors import TrainingError
 
@@ -37,6 +38,7 @@ class NumbersOnly(lightning.Callback):
 
     def __init__(self, folder: Path, name_of: Callable[[Tensor], list[dict[str, Any]]]) -> None:
         self.folder, self.name_of = folder, name_of
+        self._last: Batch = {}
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         """Look at the step before the last."""
@@ -48,11 +50,17 @@ class NumbersOnly(lightning.Callback):
 
     def _look(self, module: Learner, keep: int) -> None:
         while len(module.pending) > keep:
-            loss, batch = module.pending.pop(0)
+            loss, self._last = module.pending.pop(0)
             if not bool(torch.isfinite(loss)):
-                self._stop(module, float(loss), batch)
+                self.stop(module, float(loss))
 
-    def _stop(self, module: Learner, loss: float, batch: Batch) -> None:
+    def stop(self, module: Learner, loss: float) -> None:
+        """Save the batch that was looked at last, and stop.
+
+        Raises:
+            TrainingError: always.
+        """
+        batch = self._last
         path = self.folder / "not_finite.safetensors"
         write_tensors(path, {name: value for name, value in batch.items() if isinstance(value, Tensor)})
         cells = self.name_of(batch["row"].cpu())
@@ -89,12 +97,14 @@ class Log(lightning.Callback):
         self._seen += len(batch["row"])
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """Write the epoch's row."""
-        if not trainer.is_global_zero:
-            return
+        """Write the epoch's row; the loss is the mean over processes."""
         seconds = monotonic() - self._started
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values["loss"] = values.get("loss_epoch", values.get("loss", math.nan))
+        values["loss"] = float(
+            trainer.strategy.reduce(trainer.callback_metrics["loss_epoch"], reduce_op="mean")
+        )
+        if not trainer.is_global_zero:
+            return
         values |= {
             "epoch": module.current_epoch + 1,
             "learning_rate": self._rate,
@@ -126,11 +136,19 @@ class Log(lightning.Callback):
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Read log.csv; no row where there is none."""
+    """Read log.csv; no row where there is none.
+
+    Raises:
+        TrainingError: it is not as `Log` wrote it.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if any(set(row) != set(COLUMNS) or not row["epoch"].isdecimal() for row in rows):
+        message = f"{path}: is not the log of a training: begin again with --fresh"
+        raise TrainingError(message)
+    return rows
 
 
 def _shown(value: float | None) -> str:
@@ -147,16 +165,17 @@ class EffectiveRank(lightning.Callback):
 
     Args:
         data: gives the cells.
+        numbers: stops training where the last step left weights that give no numbers.
 
     Source:
         RankMe, Garrido et al. 2023, equation 1.
     """
 
-    def __init__(self, data: CropData) -> None:
-        self.data = data
+    def __init__(self, data: CropData, numbers: NumbersOnly) -> None:
+        self.data, self.numbers = data, numbers
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """Log `effective_rank`; each of several processes computes the same."""
+        """Log `effective_rank`; of several processes the first one's."""
         was_training = module.training
         module.eval()
         with torch.no_grad():
@@ -165,7 +184,10 @@ class EffectiveRank(lightning.Callback):
                 for batch in self.data.sample_dataloader()
             ]
         module.train(was_training)
-        module.log("effective_rank", effective_rank(torch.cat(parts)), prog_bar=True)
+        embeddings = torch.cat(parts)
+        if not bool(torch.isfinite(embeddings).all()):
+            self.numbers.stop(module, math.nan)
+        module.log("effective_rank", trainer.strategy.broadcast(effective_rank(embeddings)), prog_bar=True)
 
 
 def effective_rank(embeddings: Tensor) -> float:
@@ -202,16 +224,56 @@ class Patience(lightning.Callback):
         """Keep the model if it is the best, or count."""
         if not self.patience:
             return
-        value = float(trainer.callback_metrics[self.criterion])
-        best = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else None
+        # One process decides for all: their values may differ, and one alone must not go on.
+        value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.criterion]))
+        best = read_json(self.record) if self.record.is_file() else None
+        trainer.strategy.barrier()
         is_better = (
             best is None
             or best["epoch"] >= module.current_epoch
             or self.sign * value > self.sign * best["value"]
         )
         if is_better:
+            best = {"epoch": module.current_epoch, "value": value}
             if trainer.is_global_zero:
                 write_tensors(self.weights, module.kept())
-                write_text(self.record, json.dumps({"epoch": module.current_epoch, "value": value}))
-        elif module.current_epoch - best["epoch"] >= self.patience:
+        if module.current_epoch - best["epoch"] >= self.patience:
+            best["stopped_at"] = module.current_epoch
             trainer.should_stop = True
+        if trainer.is_global_zero:
+            write_text(self.record, json.dumps(best))
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether training stopped at the end of this epoch, counted from 0, in a former call."""
+        return self.record.is_file() and read_json(self.record).get("stopped_at") == epoch
+
+
+class Beside(TorchCheckpointIO):
+    """Writes a checkpoint beside the former one and then in its place; reads it as tensors only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save whole, or not at all."""
+        unfinished = Path(f"{path}.unfinished")
+        torch.save(checkpoint, unfinished)
+        unfinished.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        """Read what `save_checkpoint` wrote.
+
+        Raises:
+            TrainingError: it is damaged, or holds more than tensors.
+        """
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running anything that it holds.
+
+    Raises:
+        TrainingError: it is damaged, or holds more than tensors.
+    """
+    try:
+        return dict(torch.load(path, map_location=map_location, weights_only=True))
+    except Exception as error:  # UnpicklingError, but also EOFError, RuntimeError, KeyError for damaged files
+        message = f"{path}: is damaged, or no checkpoint of a training: begin again with --fresh"
+        raise TrainingError(message) from error

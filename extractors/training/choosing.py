@@ -69,9 +69,10 @@ def choose(lake: Lake, rows: pl.DataFrame, settings: Settings) -> Chosen:
     if settings.control_wells:
         before = len(named)
         named = _few_controls(named, settings)
-        notes.append(
-            f"{before - len(named)} cells of negative controls beyond {settings.control_wells} wells a plate"
-        )
+        if left := before - len(named):
+            notes.append(
+                f"{left} cells of negative controls beyond {settings.control_wells} wells a plate left out"
+            )
     named, note = _large_classes(named, settings)
     notes += [note] if note else []
     cells = _cells(named, settings)
@@ -132,7 +133,7 @@ def _is_control(rows: pl.DataFrame) -> np.ndarray:
 
 
 def _held_out(cells: Cells, settings: Settings) -> tuple[Cells, str | None]:
-    """Hold cells out; their classes keep at least one cell to train on."""
+    """Hold cells out; where labels are not shuffled, each class keeps cells to train on."""
     rng = np.random.default_rng([settings.seed, 2**30 + 1])
     note = None
     if settings.holdout == "cells":

@@ -1,9 +1,11 @@
 """The folder of a model: weights as tensors only, a card, and what is needed to take training up again."""
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from warehouse.feature_sets import check_name
 from warehouse.lake import Lake
 
 WEIGHTS, CARD, SETTINGS, STATE, LOG = "model.safetensors", "card.json", "settings.json", "state", "log.csv"
+#: The folder of crops, beside those of models.
+CROPS = "crops"
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,30 @@ def folder_of(models: Path, name: str) -> Path:
 
     Raises:
         ProfileError: a name that no feature set can have.
+        TrainingError: the name of the folder of crops.
     """
     check_name(name)
+    if name == CROPS:
+        message = f"model name {name!r}: {models / CROPS} holds the crops of all models: give another --name"
+        raise TrainingError(message)
     return models / name
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a model's folder while it is trained; the lock goes with the process, however that ends.
+
+    Raises:
+        TrainingError: another process trains this model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"{folder} is being trained by another process: wait for it, or give another --name"
+            raise TrainingError(message) from error
+        yield
 
 
 def is_trained(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Lightning modules of the weakly supervised methods: what a step computes, and what is learned from it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -27,6 +27,21 @@ def scaled(pixels: Tensor) -> Tensor:
     return pixels.float() / RANGES[pixels.dtype]
 
 
+class Losses(NamedTuple):
+    """What a method says of a batch.
+
+    Attributes:
+        total: is made small.
+        of_labels: the part that hangs on treatments alone: it is logged, and may stop training. To know plates well
+            is no merit.
+        logits: (b, classes), None where the method has none.
+    """
+
+    total: Tensor
+    of_labels: Tensor
+    logits: Tensor | None
+
+
 class Learner(lightning.LightningModule):
     """A network, a head that learns from labels, and how a batch becomes a loss.
 
@@ -34,26 +49,27 @@ class Learner(lightning.LightningModule):
         network: of `extractors.training.networks`.
         settings: of the method.
         counts: of `Cells.counts`: how many classes, compounds, doses and plates there are.
-        mean: (C,) of the pixels on a scale of 0 to 1.
-        std: (C,) likewise.
     """
 
     version = "1"
 
-    def __init__(
-        self, network: Network, settings: Settings, counts: dict[str, int], mean: np.ndarray, std: np.ndarray
-    ) -> None:
+    def __init__(self, network: Network, settings: Settings, counts: dict[str, int]) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.settings, self.counts = settings, counts
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32)[:, None, None])
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32)[:, None, None])
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((network.channels, 1, 1), value))
         self.augment = Augmentation(settings)
         self.head = self.make_head()
         self.training_scores = nn.ModuleDict(_scores(counts["classes"]))
         self.validation_scores = nn.ModuleDict(_scores(counts["classes"]))
         #: Losses with their batches, that `callbacks.NumbersOnly` has yet to look at.
         self.pending: list[tuple[Tensor, Batch]] = []
+
+    def scale_by(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Take the mean and standard deviation of each channel, (C,) of pixels on a scale of 0 to 1."""
+        self.mean = torch.as_tensor(mean, dtype=torch.float32)[:, None, None]
+        self.std = torch.as_tensor(std, dtype=torch.float32)[:, None, None]
 
     def make_head(self) -> nn.Module:
         """Make what comes after the network; its tensors are kept beside the network's."""
@@ -68,10 +84,11 @@ class Learner(lightning.LightningModule):
     #: How held-out cells are planned; None for each once.
     validate: Any = None
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Give the loss of a batch, and its logits over classes, (b, classes), where the method has them."""
+    def losses(self, batch: Batch) -> Losses:
+        """Look at a batch."""
         logits = self.head(self.network(batch["input"]).final)
-        return self.loss_of(logits, batch["labels"]), logits
+        loss = self.loss_of(logits, batch["labels"])
+        return Losses(loss, loss, logits)
 
     def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the classification's loss."""
@@ -102,26 +119,26 @@ class Learner(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Give the loss of a step."""
-        loss, logits = self.losses(batch)
-        self._log("", loss, logits, batch)
-        self.pending.append((loss.detach(), batch))
-        return loss
+        found = self.losses(batch)
+        self._log("", found, batch)
+        self.pending.append((found.total.detach(), batch))
+        return found.total
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Score held-out cells."""
-        loss, logits = self.losses(batch)
-        self._log("validation_", loss, logits, batch)
+        self._log("validation_", self.losses(batch), batch)
 
-    def _log(self, start: str, loss: Tensor, logits: Tensor | None, batch: Batch) -> None:
+    def _log(self, start: str, found: Losses, batch: Batch) -> None:
         """Log the loss, and accuracy and F1 where there are logits; the names of validation have a start."""
         labels = batch["labels"]
         self.log(
-            f"{start}loss", loss, prog_bar=True, on_step=not start, on_epoch=True, batch_size=len(labels),
+            f"{start}loss", found.of_labels, prog_bar=True, on_step=not start, on_epoch=True, batch_size=len(labels),
             sync_dist=bool(start),
         )  # fmt: skip
-        scores = self.validation_scores if start else self.training_scores
-        for name, score in scores.items() if logits is not None else ():
-            score.update(logits.detach(), labels)
+        if found.logits is None:
+            return
+        for name, score in (self.validation_scores if start else self.training_scores).items():
+            score.update(found.logits.detach(), labels)
             self.log(f"{start}{name}", score, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> Any:
@@ -210,12 +227,13 @@ class AttentionBags(Learner):
         """Held-out cells are gathered into bags as those of training are."""
         return self.plan
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def losses(self, batch: Batch) -> Losses:
         """Classify bags."""
         s: Any = self.settings
         final = self.network(batch["input"]).final
         logits = self.head(final.reshape(-1, s.bag_size, final.shape[1]))
-        return self.loss_of(logits, batch["labels"]), logits
+        loss = self.loss_of(logits, batch["labels"])
+        return Losses(loss, loss, logits)
 
 
 class AttentionHead(nn.Module):
@@ -245,10 +263,9 @@ class PlateReversal(Learner):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         s: Any = self.settings
-        widths = tuple(int(width) for width in s.domain_layers.split(","))
-        self.domain = DomainHead(self.network.final_dim, self.counts["plates"], widths)
+        self.domain = DomainHead(self.network.final_dim, self.counts["plates"], s.domain_widths())
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def losses(self, batch: Batch) -> Losses:
         """Add the classification of plates, seen through the reversal."""
         s: Any = self.settings
         final = self.network(batch["input"]).final
@@ -257,7 +274,8 @@ class PlateReversal(Learner):
         plates = cross_entropy(self.domain(final), batch["plates"])
         if self.training:
             self.log("plate_loss", plates, on_step=False, on_epoch=True, batch_size=len(final))
-        return self.loss_of(logits, batch["labels"]) + plates, logits
+        loss = self.loss_of(logits, batch["labels"])
+        return Losses(loss + plates, loss, logits)
 
 
 class MetadataGuided(Learner):
@@ -295,7 +313,8 @@ class MetadataGuided(Learner):
         )  # fmt: skip
         return Plan([chosen[step] for step in steps])
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def losses(self, batch: Batch) -> Losses:
         """Compare cells by what is known of them."""
         final = self.network(batch["input"]).final
-        return self.head(final, batch["compounds"], batch["doses"], batch["plates"], batch["levels"]), None
+        loss = self.head(final, batch["compounds"], batch["doses"], batch["plates"], batch["levels"])
+        return Losses(loss, loss, None)

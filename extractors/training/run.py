@@ -2,9 +2,10 @@
 
 import logging
 import shutil
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from os import cpu_count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,17 +14,17 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from extractors import registry
-from extractors.devices import device_of
 from extractors.training import model_folder as folders
-from extractors.training.callbacks import EffectiveRank, Log, NumbersOnly, Patience, read_log
+from extractors.training.callbacks import (
+    read_log,
+)
 from extractors.training.card import Card, differing
 from extractors.training.choosing import Chosen, choose
 from extractors.training.crops import CropSettings
 from extractors.training.data import CropData
+from extractors.training.lightning_side import accelerator_of, fit, trainer_of
 from extractors.training.model_folder import models_folder
 from extractors.training.modules import Learner
 from extractors.training.networks import create, layers_of
@@ -35,6 +36,10 @@ from warehouse.known_cells import KnownCells, known_cells
 from warehouse.lake import Lake
 
 __all__ = ["TrainingReport", "models_folder", "train"]
+
+
+#: Threads that cut crops.
+_THREADS = min(cpu_count() or 1, 16)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def train(
         where: SQL predicate over cells.
         channels: in order; None for those of the feature set.
         device: `auto`, `cpu` or `cuda`.
-        devices: how many GPUs share a step, or on a CPU processes; the steps of an epoch are shared out.
+        devices: how many GPUs, or on a CPU processes, share the steps of an epoch out; steps beyond a multiple of
+            their number are left out of it.
         precision: of Lightning: `32`, `bf16-mixed`, `16-mixed`.
         workers: processes that read crops ahead.
         fresh: begin again, whatever the folder holds.
@@ -131,70 +137,110 @@ def train(
             any step. A loss that is not finite: its batch is saved.
         WeightsError: the weights to begin with do not fit.
         SettingError: a setting that the network does not take, or a device that is not there.
-        UnknownNameError: an unknown method, feature set or network.
+        UnknownNameError: an unknown method, feature set, network, device or precision.
     """
     started = monotonic()
     learner = _learner_of(method)
-    accelerator = _accelerator(device)
+    accelerator = accelerator_of(device, devices, precision, workers)
     folder = folders.folder_of(models, name)
-    known = known_cells(lake, cells_of=cells_of, where=where, channels=channels)
-    choose(lake, known.rows, settings)  # what cannot be trained on is told before anything is cut
+    # Of several processes, which Lightning starts by the same command, the first holds the folder for all.
+    is_first = rank_zero_only.rank in (None, 0)
+    with folders.alone(folder) if is_first else nullcontext():
+        known = known_cells(lake, cells_of=cells_of, where=where, channels=channels)
+        asked: dict[str, Any] = {
+            "method": method, "version": learner.version, "channels": list(known.channels), "where": where,
+            "settings": settings.as_dict(), "cells_of": known.feature_set.name,
+        }  # fmt: skip
+        if not fresh:
+            _refuse_other(folder, asked)
+        is_done = folders.is_trained(folder) and not fresh
+        # What cannot be trained on is told before anything is cut.
+        first = choose(lake, known.rows, settings)
+        module = None if is_done else _made(learner, known, settings, first)
+        store = CropStore.open_or_cut(
+            models / folders.CROPS, lake, known, crop_settings(settings), workers=_THREADS, progress=progress
+        )
+        chosen = choose(lake, store.rows, settings)
+        notes = (*_left_out(known, store), *chosen.notes)
+        asked |= {"crops": store.digest, "cells": folders.digest_of(chosen.fingerprint())}
+        if not fresh:
+            _refuse_other(folder, asked)
+        if module is None:
+            shutil.rmtree(folder / folders.STATE, ignore_errors=True)  # a kill may have left it
+            card = folders.read_model(folder).card
+            return _report(name, card, chosen, folder, "complete", monotonic() - started, notes)
+        if chosen.cells.counts() != first.cells.counts():  # images that cannot be read were a class's last
+            module = _made(learner, known, settings, chosen)
+        mean, std = _scale(store, chosen)
+        module.scale_by(mean, std)
+        data = CropData(
+            store, chosen.cells, module.plan, module.validate, batch_size=settings.batch_size, seed=settings.seed,
+            workers=workers,
+        )  # fmt: skip
+        trainer, patience = trainer_of(settings, accelerator, devices, precision, folder, data, say, bars)
+        if fresh and is_first:
+            _clear(folder)
+        (folder / folders.STATE).mkdir(parents=True, exist_ok=True)
+        if is_first:
+            folders.write_text(folder / folders.SETTINGS, folders.json_text(asked))
+        is_resumed = fit(trainer, module, data, folder, patience)
+        if trainer.is_global_zero:
+            kept = patience.best() if patience.patience else module.kept()
+            _refuse_not_finite(kept, folder)
+            began_with = {"precision": precision, "initial_weights": module.network.weights_sha256}
+            rows = read_log(folder / folders.LOG)
+            folders.write_model(
+                folder, kept, lambda weights: _card(asked, chosen, lake, mean, std, rows, weights, began_with)
+            )
+            shutil.rmtree(folder / folders.STATE, ignore_errors=True)  # there is nothing to take up again
+        trainer.strategy.barrier()
+        card = folders.read_model(folder).card
+    outcome = "resumed" if is_resumed else "trained"
+    return _report(name, card, chosen, folder, outcome, monotonic() - started, notes)
+
+
+def _made(learner: type[Learner], known: KnownCells, settings: Settings, chosen: Chosen) -> Learner:
+    """Make what is trained, and plan an epoch: settings and cells that do not go together are told here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # tips, and what the report says anyway
     lightning.seed_everything(settings.seed, verbose=False)
     network = create(
         settings.network, len(known.channels), layers=layers_of(settings.layer), weights=settings.weights,
         size=settings.size or settings.crop,
     )  # fmt: skip
-    store = CropStore.open_or_cut(models / "crops", lake, known, crop_settings(settings), progress=progress)
-    chosen = choose(lake, store.rows, settings)
-    notes = (*_left_out(known, store), *chosen.notes)
-    asked: dict[str, Any] = {
-        "method": method, "version": learner.version, "channels": list(known.channels), "settings": settings.as_dict(),
-        "cells_of": known.feature_set.name, "where": where, "crops": store.digest,
-        "cells": folders.digest_of(chosen.fingerprint()),
-    }  # fmt: skip
-    if not fresh:
-        _refuse_other(folder, asked)
-        if folders.is_trained(folder):
-            card = folders.read_model(folder).card
-            return _report(name, card, chosen, folder, "complete", monotonic() - started, notes)
-    # Of several processes, which Lightning starts by the same command, the first has cleared the folder.
-    if fresh and rank_zero_only.rank in (None, 0):
-        _clear(folder)
-    mean, std = store.statistics(chosen.cells.rows[~chosen.cells.is_held_out])
-    module = learner(network, settings, chosen.cells.counts(), mean, std)
-    data = CropData(
-        store, chosen.cells, module.plan, module.validate, batch_size=settings.batch_size, seed=settings.seed,
-        workers=workers,
-    )  # fmt: skip
-    (folder / folders.STATE).mkdir(parents=True, exist_ok=True)
-    folders.write_text(folder / folders.SETTINGS, folders.json_text(asked))
-    trainer, patience = _trainer(settings, accelerator, devices, precision, folder, data, say, bars)
-    kept, is_resumed = _fitted(trainer, module, data, folder, patience)
-    if trainer.is_global_zero:
-        began_with = {"precision": precision, "initial_weights": network.weights_sha256}
-        rows = read_log(folder / folders.LOG)
-        folders.write_model(
-            folder, kept, lambda weights: _card(asked, chosen, lake, mean, std, rows, weights, began_with)
+    module = learner(network, settings, chosen.cells.counts())
+    held_out = chosen.cells.is_held_out
+    module.plan(chosen.cells, np.flatnonzero(~held_out), np.random.default_rng(0))
+    if held_out.any() and module.validate is not None:
+        try:
+            module.validate(chosen.cells, np.flatnonzero(held_out), np.random.default_rng(0))
+        except TrainingError as error:
+            message = f"among the {int(held_out.sum())} cells that are held out: {error}"
+            raise TrainingError(message) from error
+    return module
+
+
+def _scale(store: CropStore, chosen: Chosen) -> tuple[np.ndarray, np.ndarray]:
+    """Measure the mean and standard deviation of each channel over the training cells."""
+    training = chosen.cells.rows[~chosen.cells.is_held_out]
+    mean, std = store.statistics(training)
+    for channel, spread in zip(store.channels, std, strict=True):
+        if not spread > 0:
+            message = (
+                f"channel {channel!r} has one value in all crops of the {len(training)} training cells: nothing can be "
+                "learned from it: leave it out with --channels, or take other cells with --where"
+            )
+            raise TrainingError(message)
+    return mean, std
+
+
+def _refuse_not_finite(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    wrong = next((name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
+    if wrong is not None:
+        message = (
+            f"{folder}: tensor {wrong!r} is not finite after the last epoch: lower learning_rate or set clip_gradient, "
+            "and train with --fresh"
         )
-        shutil.rmtree(folder / folders.STATE, ignore_errors=True)  # there is nothing to take up again
-    trainer.strategy.barrier()
-    outcome = "resumed" if is_resumed else "trained"
-    card = folders.read_model(folder).card
-    return _report(name, card, chosen, folder, outcome, monotonic() - started, notes)
-
-
-def _fitted(
-    trainer: lightning.Trainer, module: Learner, data: CropData, folder: Path, patience: Patience
-) -> tuple[dict[str, torch.Tensor], bool]:
-    """Train to the end, from where a former call stopped: the model's tensors, and whether there was such a call."""
-    last = folder / folders.STATE / "last.ckpt"
-    is_resumed = last.is_file()
-    with warnings.catch_warnings():
-        # Lightning's advice on workers and on logging is not the user's to take.
-        warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=data, ckpt_path=last if is_resumed else None, weights_only=True)
-    return (patience.best() if patience.patience else module.kept()), is_resumed
+        raise TrainingError(message)
 
 
 def _learner_of(method: str) -> type[Learner]:
@@ -207,63 +253,15 @@ def _learner_of(method: str) -> type[Learner]:
     return found
 
 
-def _accelerator(device: str) -> str:
-    return "gpu" if device_of(device, "train").type == "cuda" else "cpu"
-
-
-def _trainer(
-    settings: Settings,
-    accelerator: str,
-    devices: int,
-    precision: str,
-    folder: Path,
-    data: CropData,
-    say: Callable[[str], None] | None,
-    bars: bool,
-) -> tuple[lightning.Trainer, Patience]:
-    """Make Lightning's trainer, and what keeps the best model."""
-    state = folder / folders.STATE
-    patience = Patience(state, settings.stop_on, settings.patience)
-    callbacks = [
-        NumbersOnly(folder, lambda rows: data.store.rows[rows.numpy()].to_dicts()),
-        EffectiveRank(data),
-        patience,
-        Log(folder / folders.LOG, say),
-        # The last: a checkpoint that is there says that all of its epoch is.
-        ModelCheckpoint(state, "last", enable_version_counter=False, save_on_train_epoch_end=True),
-        *([RichProgressBar(refresh_rate=5, console_kwargs={"stderr": True})] if bars else []),
-    ]
-    is_gpu = accelerator == "gpu"
-    trainer = lightning.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        sync_batchnorm=is_gpu and devices > 1,
-        precision=precision,  # type: ignore[arg-type]
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.clip_gradient or None,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        log_every_n_steps=10,
-        # The plan of an epoch is drawn when it begins.
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        # Not on a GPU: kernels that add up in one order are slower, and some do not exist.
-        deterministic=not is_gpu,
-        benchmark=is_gpu,
-        enable_progress_bar=bars,
-        enable_model_summary=False,
-    )
-    return trainer, patience
-
-
 def _refuse_other(folder: Path, asked: dict[str, Any]) -> None:
     """Refuse to go on with a training of other settings or cells: its model would be neither one nor the other."""
     if not (folder / folders.SETTINGS).is_file():
         return
     was = folders.read_json(folder / folders.SETTINGS)
     flat_was, flat_now = ({**each, **each["settings"], "settings": None} for each in (was, asked))
+    flat_was = {
+        key: value for key, value in flat_was.items() if key in flat_now
+    }  # the rest is compared later
     found = differing(flat_was, flat_now)
     if found is None:
         return
@@ -279,7 +277,7 @@ def _refuse_other(folder: Path, asked: dict[str, Any]) -> None:
 def _clear(folder: Path) -> None:
     """Take a former training away, the card first: from then on there is no model."""
     (folder / folders.CARD).unlink(missing_ok=True)
-    for name in (folders.WEIGHTS, folders.LOG, "not_finite.safetensors", "not_finite.csv"):
+    for name in (folders.SETTINGS, folders.WEIGHTS, folders.LOG, "not_finite.safetensors", "not_finite.csv"):
         (folder / name).unlink(missing_ok=True)
     for name in (folders.STATE, "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -82,7 +82,7 @@ class Settings:
     )  # fmt: skip
     patience: int = _of(0, "Epochs without a better value before training stops; 0: all epochs.", least=0)
     shuffle_labels: bool = _of(False, "Deal the labels of all cells anew: a control that can learn nothing.")
-    seed: int = _of(0, "Of every random choice.", least=0)
+    seed: int = _of(0, "Of every random choice.", least=0, most=2**32 - 1)
     # What changes a crop at random while training; 0 switches a change off.
     flips: bool = _of(True, "Mirror crops.")
     turns: bool = _of(True, "Turn crops by multiples of 90 degrees.")
@@ -150,6 +150,18 @@ class ReversalSettings(Settings):
         1.0, "Strength of the reversed gradient, reached in the course of training.", least=0
     )
     domain_layers: str = _of("1024,512,128", "Widths of the dense layers that tell plates apart.")
+
+    def domain_widths(self) -> tuple[int, ...]:
+        """Read the widths of the dense layers.
+
+        Raises:
+            SettingError: they are no whole numbers above 0.
+        """
+        parts = [part.strip() for part in self.domain_layers.split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            message = f"setting domain_layers is {self.domain_layers!r}: give widths such as 1024,512,128"
+            raise SettingError(message)
+        return tuple(map(int, parts))
 
 
 @dataclass(frozen=True)
@@ -254,6 +266,8 @@ def settings_of(
             f"{made.bag_size} must rise in this order"
         )
         raise SettingError(message)
+    if isinstance(made, ReversalSettings):
+        made.domain_widths()
     if made.stop_on == "validation_loss" and made.patience and made.holdout == "none":
         message = (
             f"{name}: stop_on=validation_loss needs held-out cells: give holdout=cells or holdout=plates"
