@@ -391,8 +391,8 @@ def main() -> None:
 
 #: Modules of extras, for the message when one is not there.
 _EXTRAS = dict.fromkeys(
-    ("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs", "lightning"), "extract"
-)
+    ("torch", "timm", "tifffile", "skimage", "cp_measure", "imagecodecs", "PIL"), "extract"
+) | dict.fromkeys(("lightning", "h5py", "tensorboard"), "train")
 
 
 if __name__ == "__main__":

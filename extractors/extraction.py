@@ -23,7 +23,7 @@ from extractors.training.model_folder import is_trained, models_folder, read_mod
 from warehouse import feature_sets, ingest, layouts, quarantine
 from warehouse.errors import ScreenError, TrainingError, UnknownNameError
 from warehouse.feature_sets import FeatureSet
-from warehouse.known_cells import images_of, plates_with
+from warehouse.known_cells import cells_feature_set, how_found, images_of, knows_cells, plates_with
 from warehouse.lake import Lake
 from warehouse.names import unknown
 from warehouse.runs import Run, counts_of, outcome_of
@@ -137,7 +137,8 @@ def _made(lake: Lake, asked: Asked) -> tuple[FeatureSet, Extractor, PipelineSett
             message = f"{given['model']} is a model of {card.method}, not of {name}: leave --extractor out"
             raise SettingError(message)
         name, channels, trained_on = card.method, channels or card.channels, card.data.get("cells_of")
-    cells = _cells_of(lake, asked.cells, None if trained_on is None else str(trained_on))
+    preferred = None if trained_on is None else str(trained_on)
+    cells = cells_feature_set(lake, asked.cells, preferred=preferred, channels=channels or None)
     is_crops = cells.parameters["input"] == "crops"
     extractor = registry.create(str(name), tuple(channels) or cells.channels, given)
     settings = PipelineSettings() if is_crops else extraction_of(cells, workers)
@@ -153,51 +154,10 @@ def _made(lake: Lake, asked: Asked) -> tuple[FeatureSet, Extractor, PipelineSett
 
 def _nothing_of_this_name(lake: Lake, name: str, models: Path) -> UnknownNameError:
     trained = [path.name for path in models.glob("*") if is_trained(path)]
-    error = unknown(name, "feature set or model", [*feature_sets.names(lake), *trained])
+    error = unknown(name, "feature set or model", {*feature_sets.names(lake), *trained})
     return UnknownNameError(
         f"{error} To make a new one give --extractor NAME, or --model FOLDER (looked for in {models})."
     )
-
-
-def _cells_of(lake: Lake, name: str | None, trained_on: str | None) -> FeatureSet:
-    """Choose whose cells a new feature set is of: as asked, those of the model's training, or those of most plates."""
-    if name is not None:
-        found = feature_sets.find(lake, name)
-        if not _is_of_images(found):
-            message = (
-                f"feature set {name!r} was not made from images in this lake: name another one with --cells"
-            )
-            raise TrainingError(message)
-        return found
-    counted = lake.frame(
-        "SELECT feature_set, count(*) AS plates FROM main.plate_loads GROUP BY feature_set "
-        "ORDER BY feature_set = ? DESC, plates DESC, feature_set",
-        [trained_on or ""],
-    )
-    sets = [(feature_sets.find(lake, each), plates) for each, plates in counted.iter_rows()]
-    usable = [(each, plates) for each, plates in sets if _is_of_images(each)]
-    if not usable:
-        message = (
-            f"{lake.address} holds no cells of images: ingest images first, with "
-            "`wellhouse ingest MANIFEST --extractor transfer`"
-        )
-        raise TrainingError(message)
-    best, most = usable[0]
-    others = [each.name for each, plates in usable if plates == most and _how(each) != _how(best)]
-    if others and best.name != trained_on:
-        names = ", ".join((best.name, *others))
-        message = f"feature sets {names} know other cells of as many plates ({most}): choose one with --cells"
-        raise TrainingError(message)
-    return best
-
-
-def _how(found: FeatureSet) -> tuple[object, object]:
-    """Say how a feature set's cells were found."""
-    return found.parameters["input"], found.parameters.get("segmentation")
-
-
-def _is_of_images(found: FeatureSet) -> bool:
-    return found.entry_level == "cell" and found.parameters.get("input") in ("crops", "fields")
 
 
 # ------------------------------------------------------------------------------------------ which plates
@@ -246,8 +206,8 @@ def _known_ways(
         TrainingError: the cells asked for were found in another way.
     """
     names = feature_sets.names(lake) if asked.cells is None else [asked.cells]
-    sets = [each for each in (feature_sets.find(lake, name) for name in names) if _is_of_images(each)]
-    same = [each for each in sets if _how(each) == _how(target)]
+    sets = [each for each in (feature_sets.find(lake, name) for name in names) if knows_cells(each)]
+    same = [each for each in sets if how_found(each) == how_found(target)]
     if asked.cells is not None and not same:
         message = (
             f"the cells of {asked.cells!r} were found otherwise than those of {target.name!r}: leave --cells out, or "

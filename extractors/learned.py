@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -39,7 +39,7 @@ class Learned:
     Raises:
         UnknownNameError: a setting or device is in no list.
         SettingError: no model is named, other channels than the model's, or a recorded setting is not the model's.
-        TrainingError: the folder holds no whole model, or one of another method.
+        TrainingError: the folder holds no whole model, one of another method, or weights of another network.
     """
 
     level = "cell"
@@ -95,7 +95,7 @@ class Learned:
         self.network = create(
             told["network"], len(channels), layers=layers_of(told["layer"]), size=self.crop_settings.side
         )
-        self.network.load_state_dict(found.part("network"))
+        _load(self.network, found.part("network"), f"{model}: {told['network']}")
         self.head = found.part("head")
         self.device = device_of(device, method)
         self.network.eval().to(self.device, memory_format=torch.channels_last)
@@ -163,3 +163,23 @@ class Learned:
                 part = slice(start, start + self.batch_size)
                 out[part] = self.network.embed(self.normalised(crops[part])).float().cpu().numpy()
         return out
+
+
+def _load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Put a model's weights into the network that its card names.
+
+    Raises:
+        TrainingError: they are another network's; the first tensor that does not fit.
+    """
+    wanted = network.state_dict()
+    for name in {**wanted, **state}:
+        here, there = (tuple(each[name].shape) if name in each else None for each in (wanted, state))
+        if here != there:
+            saved = "is not among the weights" if there is None else f"has shape {there}"
+            asked = "is no part of the network" if here is None else f"the network has {here}"
+            message = (
+                f"{where} that card.json names is not the network of model.safetensors (tensor {name!r} {saved}, "
+                f"{asked}): copy the whole folder again, or train it again"
+            )
+            raise TrainingError(message)
+    network.load_state_dict(state)

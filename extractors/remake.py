@@ -25,7 +25,7 @@ def remade(
 
     Args:
         target: the feature set.
-        settings: as in `profile_of_images`.
+        settings: as in `profile_of_images`. Weights that come with a package need not be named.
         workers: threads of the pipeline.
         models: folder where a trained model lies under the feature set's name, unless the setting `model` names it.
 
@@ -47,6 +47,8 @@ def remade(
     given = dict(settings or {})
     if registry.entry(target.extractor).trains and models is not None:
         given = {"model": str(models / target.name)} | given
+    if "weights" not in given and _is_packaged(target):
+        given["weights"] = "package"
     # A default may name a channel that images of whole fields need not have.
     own = {
         name: value
@@ -65,6 +67,15 @@ def remade(
     is_crops = target.parameters.get("input") == "crops"
     _refuse_other(target, pipeline.feature_set_of(target.name, extractor, extraction, is_crops))
     return extractor, extraction
+
+
+def _is_packaged(target: FeatureSet) -> bool:
+    """Whether a feature set was made with the weights that come with a package: there is no need to name them."""
+    if "model" not in target.parameters or target.weights is None:
+        return False
+    from extractors.weights import PACKAGED_MODEL, packaged, sha256
+
+    return target.parameters["model"] == PACKAGED_MODEL and target.weights == sha256(packaged())
 
 
 def extraction_of(target: FeatureSet, workers: int) -> PipelineSettings:

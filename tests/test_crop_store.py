@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from extractors.training import parts, store
 from extractors.training.crops import CropSettings, prepare
 from extractors.training.illumination import fields_for_illumination, illumination_of
 from extractors.training.store import CropStore
-from warehouse.errors import TrainingError
+from warehouse.errors import ImageError, TrainingError
 from warehouse.known_cells import KnownCells, images_of, images_of_plates, known_cells
 from warehouse.lake import Lake
 from warehouse.screens import read_screen
@@ -227,6 +228,64 @@ def test_a_store_travels_without_its_pixels(lake, known, tmp_path):
     sent = pickle.dumps(opened)
     assert len(sent) < 0.1 * everything(opened).nbytes
     np.testing.assert_array_equal(everything(pickle.loads(sent)), everything(opened))
+
+
+DESCRIPTORS = """
+import pickle, resource, sys
+from pathlib import Path
+import numpy as np
+from extractors.training import store
+from extractors.training.crops import CropSettings
+from extractors.training.parts import Part
+from warehouse.known_cells import KnownCells
+import polars as pl
+
+folder, parts = Path(sys.argv[1]), []
+for number in range(120):
+    (folder / str(number)).mkdir()
+    np.save(folder / str(number) / "pixels.npy", np.full((2, 1, 4, 4), number, np.uint8))
+    parts.append(Part(folder / str(number), 2, (0,), (1,), (0,), ()))
+store._MOST_MAPS = 20
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+known = KnownCells(None, ("DNA",), True, pl.DataFrame({"cell": ["1"] * 240}), {})
+opened = store.CropStore(known, CropSettings(size=4), parts, [2] * 120)
+for each in (opened, pickle.loads(pickle.dumps(opened))):
+    rows = np.random.default_rng(0).integers(0, 240, 2000)
+    assert (each.gather(rows)[:, 0, 3, 3] == rows // 2).all()
+print("read")
+"""
+
+
+def test_more_plates_than_a_process_can_hold_files_are_read(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", DESCRIPTORS, str(tmp_path)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, "read\n"), run.stderr
+
+
+def test_many_threads_read_more_plates_than_are_mapped(lake, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_MAPS", 1)
+    opened = CropStore.open_or_cut(tmp_path, lake, known, SETTINGS)
+    pixels = everything(opened)
+    asked = [np.random.default_rng(seed).integers(0, len(opened), 16) for seed in range(200)]
+    with ThreadPoolExecutor(4) as executor:
+        for rows, found in zip(asked, executor.map(opened.gather, asked), strict=True):
+            np.testing.assert_array_equal(found, pixels[rows])
+
+
+def test_crops_that_change_while_they_are_read_are_not_taken(lake, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_MAPS", 1)
+    opened = CropStore.open_or_cut(tmp_path, lake, known, SETTINGS)
+    file = opened._files[1]
+    os.utime(file, ns=(0, 0))
+    opened.gather(np.array([0]))  # of the other plate
+    with pytest.raises(TrainingError, match=f"{file}: another process changed it meanwhile: try again"):
+        everything(opened)
+    file.write_bytes(file.read_bytes()[:-200])
+    opened = CropStore.open_or_cut(tmp_path, lake, known, SETTINGS)
+    with pytest.raises(TrainingError, match=f"{file} is damaged, it is shorter than its crops: remove its"):
+        everything(opened)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -456,10 +515,27 @@ def test_a_plate_without_any_image_stops_everything(lake, screen, tmp_path):
     known = known_cells(lake)
     shutil.rmtree(screen / "images" / "SYNTH-B1-P2")
     settings = replace(SETTINGS, illumination=False)
-    message = r"plate 'SYNTH-B1-P2': none of its \d+ images can be used \(first: .*images.*No such file"
+    message = r"'SYNTH-B1-P2': none of its \d+ images can be used \(first: .*No such file.*\): is the folder mounted\?"
     with pytest.raises(TrainingError, match=message):
         CropStore.open_or_cut(tmp_path / "crops", lake, known, settings)
     assert len(list((tmp_path / "crops").iterdir())) == 1  # the first plate is whole
+
+
+def test_a_plate_whose_images_are_there_is_not_said_to_be_away(lake, known, screen, tmp_path, monkeypatch):
+    def refuse(*_: object) -> np.ndarray:
+        message = "no nucleus is found"
+        raise ImageError(message)
+
+    settings = replace(SETTINGS, illumination=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "prepare", refuse)
+        message = r"can be used \(first: no nucleus is found\): leave the plate out with --where"
+        with pytest.raises(TrainingError, match=message):
+            CropStore.open_or_cut(tmp_path / "crops", lake, known, settings)
+    for path in (screen / "images" / "SYNTH-B1-P1").rglob("*.tif*"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(TrainingError, match=r"came in: ingest the plate again\): leave the plate out"):
+        CropStore.open_or_cut(tmp_path / "crops", lake, known, settings)
 
 
 def test_a_channel_without_contrast_is_named(pictures, tmp_path):

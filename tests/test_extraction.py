@@ -225,6 +225,14 @@ def assert_equal(lake: Lake, found: str = "wanted", expected: str = "expected") 
     assert feature_sets.find(lake, found).identity() == feature_sets.find(lake, expected).identity()
 
 
+@pytest.mark.slow
+def test_weights_of_the_package_are_named_once(known):
+    settings: dict[str, object] = {"preset": "small", "size": 32}
+    first = Asked("baseline", "imagenet_efficientnet", settings=settings, plates=("SYNTH-B1-P1",))
+    for asked in (first, Asked("baseline", plates=("SYNTH-B2-P1",))):
+        assert [report.outcome for report in extract(known, asked).reports] == ["added"]
+
+
 def test_nights_and_extract_interchange(known, simulated, monkeypatch):
     extract(known, Asked("wanted", "around"))
     by_ingest = taken_in(known, simulated, Around(CHANNELS), feature_set="wanted")
@@ -435,7 +443,7 @@ def test_plates_that_lack_a_channel_are_left_out_and_told(lake, simulated):
 
 
 def test_what_cannot_be_extracted_is_told_before_any_work(lake, known, simulated, tmp_path):
-    with pytest.raises(TrainingError, match="holds no cells of images: ingest images first"):
+    with pytest.raises(TrainingError, match="knows no single cells of images yet: ingest images first"):
         extract(lake, Asked("wanted", "around"))
     lake = known
     other = PipelineSettings(segmentation=SegmentSettings(min_area_px=30))
@@ -461,12 +469,20 @@ def test_what_cannot_be_extracted_is_told_before_any_work(lake, known, simulated
     assert lake.snapshot() == snapshot
 
 
+def test_a_name_that_is_of_a_feature_set_and_of_a_model_is_said_once(known, tmp_path):
+    for name in ("inside", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").touch()
+    with pytest.raises(UnknownNameError, match=r"Known: inside, other\. To make a new one give --extractor"):
+        extract(known, Asked("insid", models=str(tmp_path)))
+
+
 def test_imported_profiles_are_no_cells_and_have_no_extractor(known):
     lake = known
     commit(lake, plate(("s", "b", "p"), {"A01": (1.0, 2.0, 3.0)}), TINY)
     with pytest.raises(SearchError, match="feature set 'tiny' was imported: no extractor here made it"):
         extract(lake, Asked("tiny"))
-    with pytest.raises(TrainingError, match="'tiny' was not made from images in this lake"):
+    with pytest.raises(TrainingError, match="'tiny' was imported: it does not say where cells lie in images"):
         extract(lake, Asked("wanted", "around", cells="tiny"))
 
 

@@ -556,6 +556,30 @@ def test_settings_that_change_a_number_are_refused(pictured):
         remade(target, {"weights": "nowhere.pth"})
 
 
+def test_weights_of_the_package_need_not_be_named(monkeypatch):
+    made = registry.create("imagenet_efficientnet", THREE_OF[:1], {"preset": "small", "size": 32})
+    target = pipeline.feature_set_of("baseline", made, PipelineSettings(dna_channel="DNA"), is_crops=False)
+    again, extraction = remade(target)
+    assert (
+        pipeline.feature_set_of("baseline", again, extraction, is_crops=False).identity() == target.identity()
+    )
+    with pytest.raises(SearchError, match=r"weights nowhere\.pth: there is no such file"):
+        remade(target, {"weights": "nowhere.pth"})
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(101, "no network")
+
+    monkeypatch.setattr(timm, "create_model", away)
+    for other in (
+        {"weights": "ab" * 32},
+        {"parameters": target.parameters | {"model": "tf_efficientnet_b0"}},
+    ):
+        with pytest.raises(
+            SearchError, match=r"cannot be had from the hub \(.*no network\): give weights=FILE"
+        ):
+            remade(replace(target, **other))
+
+
 def test_channels_without_the_default_nuclei_channel_are_no_hindrance():
     # A default that names a channel: images of whole fields need not have it.
     made = registry.create("cellprofiler", ("Hoechst", "Actin"), QUICK)

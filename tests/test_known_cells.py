@@ -14,7 +14,14 @@ from warehouse.embeddings import to_column
 from warehouse.errors import ProfileError, TrainingError, UnknownNameError
 from warehouse.feature_sets import FeatureSet
 from warehouse.ingest import PlateData
-from warehouse.known_cells import COLUMNS, images_of, images_of_plates, known_cells, plates_with
+from warehouse.known_cells import (
+    COLUMNS,
+    cells_feature_set,
+    images_of,
+    images_of_plates,
+    known_cells,
+    plates_with,
+)
 from warehouse.lake import Lake
 from warehouse.runs import Run
 from warehouse.screens.model import ANNOTATIONS_SCHEMA
@@ -230,6 +237,23 @@ def test_of_two_that_found_the_same_cells_the_older_is_taken(lake):
     for key in (P1, P2):
         commit(lake, plate(key), later)
     assert known_cells(lake).feature_set == FIELDS
+
+
+def test_one_that_is_preferred_is_taken_where_it_knows_cells(lake):
+    other = replace(FIELDS, name="other", parameters=CROPS.parameters)
+    commit(lake, plate(P1, is_crops=True), other)
+    assert cells_feature_set(lake, preferred="other") == other
+    assert cells_feature_set(lake, preferred="gone") == cells_feature_set(lake) == FIELDS
+    assert cells_feature_set(lake, "first", preferred="other") == FIELDS
+
+
+def test_of_two_of_other_channels_one_is_named_unless_channels_are(lake):
+    other = replace(FIELDS, name="other", channels=("DNA",))
+    for key in (P1, P2):
+        commit(lake, plate(key), other)
+    with pytest.raises(TrainingError, match=r"first, other know other cells of as many plates \(2\)"):
+        cells_feature_set(lake)
+    assert cells_feature_set(lake, channels=("DNA",)) == FIELDS
 
 
 def test_lakes_and_feature_sets_without_cells_say_so(tmp_path):

@@ -1,6 +1,7 @@
 """Samplers and splits: what a draw must hold, counted by loops; choices against the rules written out."""
 
 import re
+import time
 from collections import Counter
 
 import numpy as np
@@ -194,6 +195,34 @@ def test_doses_are_ranked_within_their_compound():
     ranks, levels = dose_ranks(compounds, np.array([3.0, 0.1, 3.0, 7.0, np.nan, np.nan, 1.0]))
     assert ranks.tolist() == [2, 0, 2, 0, -1, -1, 1]
     assert levels.tolist() == [3, 3, 3, 1, 1, 0, 3]
+    ranks, levels = dose_ranks(of([]), np.array([]))
+    assert ranks.shape == levels.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_doses_are_ranked_as_one_compound_after_the_other_is(seed):
+    made = np.random.default_rng(seed)
+    compounds = made.integers(0, 12, 90)
+    concentrations = made.choice([np.nan, np.inf, -0.0, 0.0, 0.1, 1.0, 10.0], 90)
+    ranks, levels = np.full(90, -1), np.zeros(90, int)
+    for compound in set(compounds.tolist()):
+        own = compounds == compound
+        doses = sorted({value for value in concentrations[own].tolist() if value == value})
+        levels[own] = len(doses)
+        for place in np.flatnonzero(own):
+            if concentrations[place] == concentrations[place]:
+                ranks[place] = doses.index(concentrations[place])
+    found = dose_ranks(compounds, concentrations)
+    np.testing.assert_array_equal(found, (ranks, levels))
+
+
+def test_doses_of_many_compounds_are_ranked_in_one_go():
+    compounds = np.arange(600_000) // 3
+    start = time.process_time()
+    ranks, levels = dose_ranks(compounds, np.tile([3.0, 1.0, np.nan], 200_000))
+    assert time.process_time() - start < 5  # compound by compound: minutes
+    assert (ranks.reshape(-1, 3) == [1, 0, -1]).all()
+    assert (levels == 2).all()
 
 
 # ------------------------------------------------------------------------------------------------ splits

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -182,6 +183,54 @@ def test_hdf5_that_is_damaged_or_empty_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_group("stem")
     with pytest.raises(WeightsError, match=rf"weights {path}: an HDF5 file without numbers"):
+        weights.read(path)
+
+
+def test_hdf5_that_claims_more_than_any_network_has_is_refused_unread(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file["small"] = np.zeros(3)
+        file.create_dataset("stem/kernel", (10**12,), np.float32, chunks=(1000,))
+    assert path.stat().st_size < 10_000
+    message = (
+        rf"weights {path}: refused, since it claims 4000\.0 GB of numbers, 4000\.0 GB in 'stem/kernel': no"
+    )
+    with pytest.raises(WeightsError, match=message):
+        weights.read(path)
+
+
+def test_the_limit_is_of_all_datasets_together(tmp_path, monkeypatch):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file["a"], file["b"] = np.zeros(10), np.zeros(30)
+    monkeypatch.setattr(weights, "_MOST_BYTES", 320)
+    assert list(weights.read(path)) == ["a", "b"]
+    monkeypatch.setattr(weights, "_MOST_BYTES", 319)
+    with pytest.raises(WeightsError, match=r"GB in 'b': no network here has more than"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("how", ["external", "soft"])
+def test_hdf5_leads_into_no_other_file(tmp_path, how):
+    path, other = tmp_path / "w.h5", tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["model_weights/secret"] = np.ones(3)
+    with h5py.File(path, "w") as file:
+        if how == "soft":
+            file["elsewhere"] = h5py.ExternalLink(str(other), "/model_weights")
+            file["model_weights"] = h5py.SoftLink("/elsewhere")
+        else:
+            file["model_weights"] = h5py.ExternalLink(str(other), "/model_weights")
+        file["own"] = np.zeros(2)
+    assert list(weights.read(path)) == ["own"]
+
+
+def test_safetensors_that_claim_more_than_they_hold_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    claimed = {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+    header = json.dumps(claimed).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
+    with pytest.raises(WeightsError, match=rf"weights {path}: not a safetensors file \("):
         weights.read(path)
 
 

@@ -71,7 +71,7 @@ def known_cells(
     if where is not None:
         predicate(where)
     with lake.reading():
-        target = _chosen(lake) if cells_of is None else _checked(feature_sets.find(lake, cells_of))
+        target = cells_feature_set(lake, cells_of, channels=channels)
         is_crops = target.parameters["input"] == "crops"
         wanted = target.channels if channels is None else tuple(channels)
         rows = _rows(lake, target.name, where, wanted, is_crops)
@@ -87,6 +87,77 @@ def known_cells(
         raise TrainingError(message)
     rows = rows.drop("has_image")
     return KnownCells(target, wanted, is_crops, rows, left_out)
+
+
+def cells_feature_set(
+    lake: Lake,
+    name: str | None = None,
+    *,
+    preferred: str | None = None,
+    channels: Sequence[str] | None = None,
+) -> FeatureSet:
+    """Choose the feature set whose cells are to be looked at once more.
+
+    Args:
+        lake: an open lake.
+        name: of the one that was asked for; None to choose.
+        preferred: of the one that is taken where it knows cells; else the one with cells of most plates, and of several
+            that found the same cells in the same way the oldest.
+        channels: that are wanted of the images; None for those of the feature set, so that two of other channels are
+            not the same.
+
+    Raises:
+        UnknownNameError: no such feature set.
+        TrainingError: it knows no cells, none does, or several know other cells of as many plates.
+    """
+    if name is not None:
+        return _checked(feature_sets.find(lake, name))
+    counted = lake.frame(
+        "SELECT sets.feature_set, count(loads.plate) AS plates FROM main.feature_sets AS sets "
+        "INNER JOIN main.plate_loads AS loads ON sets.feature_set = loads.feature_set AND loads.cells_in > 0 "
+        "GROUP BY sets.feature_set, sets.created_at ORDER BY plates DESC, sets.created_at, sets.feature_set"
+    )
+    found = [
+        (target, int(plates))
+        for each, plates in counted.iter_rows()
+        if knows_cells(target := feature_sets.find(lake, each))
+    ]
+    if not found:
+        message = (
+            f"{lake.address} knows no single cells of images yet: ingest images first, with "
+            "`wellhouse ingest MANIFEST --extractor transfer`"
+        )
+        raise TrainingError(message)
+    most = found[0][1]
+    best = [target for target, _ in found if target.name == preferred]
+    best = best or [target for target, plates in found if plates == most]
+    ways = [(how_found(target), target.channels if channels is None else None) for target in best]
+    if any(way != ways[0] for way in ways):
+        names = ", ".join(target.name for target in best)
+        message = f"feature sets {names} know other cells of as many plates ({most}): choose one with --cells"
+        raise TrainingError(message)
+    return best[0]
+
+
+def knows_cells(target: FeatureSet) -> bool:
+    """Whether a feature set says which cells images of this lake have."""
+    return target.entry_level == "cell" and target.parameters.get("input") in ("crops", "fields")
+
+
+def how_found(target: FeatureSet) -> tuple[object, object]:
+    """Say how the cells of a feature set were found: two of which this is the same have the same cells."""
+    return target.parameters["input"], target.parameters.get("segmentation")
+
+
+def _checked(target: FeatureSet) -> FeatureSet:
+    if knows_cells(target):
+        return target
+    how = "was imported" if target.extractor == "import" else f"holds {target.entry_level}s, not cells"
+    message = (
+        f"feature set {target.name!r} {how}: it does not say where cells lie in images; name one with --cells that was "
+        "ingested from images"
+    )
+    raise TrainingError(message)
 
 
 def images_of(
@@ -135,53 +206,6 @@ def plates_with(lake: Lake, channels: tuple[str, ...], is_crops: bool) -> list[K
         "WHERE list_has_all(channels, ?::VARCHAR[]) AND (cell IS NOT NULL) = ? ORDER BY ALL",
         [list(channels), is_crops],
     ).fetchall()
-
-
-def _checked(target: FeatureSet) -> FeatureSet:
-    if _knows_cells(target):
-        return target
-    how = "was imported" if target.extractor == "import" else f"holds {target.entry_level}s, not cells"
-    message = (
-        f"feature set {target.name!r} {how}: it does not say where cells lie in images; name one with --cells that was "
-        "ingested from images"
-    )
-    raise TrainingError(message)
-
-
-def _knows_cells(target: FeatureSet) -> bool:
-    return target.entry_level == "cell" and target.parameters.get("input") in ("crops", "fields")
-
-
-def _chosen(lake: Lake) -> FeatureSet:
-    """Find the feature set that knows the cells of most plates."""
-    counted = lake.frame(
-        "SELECT sets.feature_set, count(loads.plate) AS plates FROM main.feature_sets AS sets "
-        "INNER JOIN main.plate_loads AS loads ON sets.feature_set = loads.feature_set AND loads.cells_in > 0 "
-        "GROUP BY sets.feature_set, sets.created_at ORDER BY plates DESC, sets.created_at, sets.feature_set"
-    )
-    found = [
-        (target, int(plates))
-        for name, plates in counted.iter_rows()
-        if _knows_cells(target := feature_sets.find(lake, name))
-    ]
-    if not found:
-        message = (
-            f"{lake.address} knows no single cells of images yet: ingest images first, with "
-            "`wellhouse ingest MANIFEST --extractor transfer`"
-        )
-        raise TrainingError(message)
-    best = [target for target, plates in found if plates == found[0][1]]
-    # Two that found the same cells in the same way are one answer, that of the older.
-    if len({repr(_how_found(target)) for target in best}) > 1:
-        names = ", ".join(target.name for target in best)
-        message = f"feature sets {names} know other cells of as many plates ({found[0][1]}): choose one with --cells"
-        raise TrainingError(message)
-    return best[0]
-
-
-def _how_found(target: FeatureSet) -> tuple[object, ...]:
-    segmentation = target.parameters.get("segmentation")
-    return target.parameters["input"], target.channels, segmentation
 
 
 def _cells(feature_set: str, with_labels: bool) -> str:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from warehouse.errors import TrainingError
+from extractors.training.settings import settings_of
+from warehouse.errors import TrainingError, WellhouseError
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,22 @@ class Card:
     weights: str
 
     def identity(self) -> str:
-        """Hash everything that decides an embedding: the weights, the settings, the channels, the scale."""
-        parts = [self.method, self.version, self.channels, self.settings, self.mean, self.std, self.weights]
+        """Hash what decides an embedding and its classes' scores: weights, settings, channels, scale, classes.
+
+        The setting `weights`, where training began, is left out: it may be a file's path, which is another one on the
+        next computer, and the hash of the weights that came of it is there.
+        """
+        settings = {name: value for name, value in self.settings.items() if name != "weights"}
+        parts = [
+            self.method,
+            self.version,
+            self.channels,
+            settings,
+            self.mean,
+            self.std,
+            self.classes,
+            self.weights,
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
@@ -57,22 +73,47 @@ def read_card(text: str, where: str) -> Card:
         where: the file, for messages.
 
     Raises:
-        TrainingError: it is no card, or was changed since it was written.
+        TrainingError: it is no card, was changed since it was written, or contradicts itself.
     """
     try:
         found = json.loads(text)
         card = Card(**{each.name: _frozen(found[each.name]) for each in fields(Card)})
-        identity = found["identity"]
-    except (ValueError, KeyError, TypeError) as error:
+        identity, own = found["identity"], card.identity()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{where}: is no model's card ({type(error).__name__}: {error}): train the model again"
         raise TrainingError(message) from error
-    if card.identity() != identity:
+    if own != identity:
         message = (
-            f"{where}: says identity {str(identity)[:16]}…, and what stands in it has {card.identity()[:16]}…: it was "
+            f"{where}: says identity {str(identity)[:16]}…, and what stands in it has {own[:16]}…: it was "
             "changed by hand: copy the model again, or train it again"
         )
         raise TrainingError(message)
+    fault = _fault(card)
+    if fault is not None:
+        message = (
+            f"{where}: {fault}: it is of another version of Wellhouse, or was changed: train the model again"
+        )
+        raise TrainingError(message)
     return card
+
+
+def _fault(card: Card) -> str | None:
+    """Say what a card lacks or contradicts, None where it is one that `train` could have written."""
+    for name in ("mean", "std"):
+        values = getattr(card, name)
+        if not isinstance(values, tuple) or len(values) != len(card.channels):
+            count = len(values) if isinstance(values, tuple) else "no"
+            return f"has {count} values of {name} for {len(card.channels)} channels"
+        least = 0 if name == "mean" else math.ulp(0)
+        wrong = [value for value in values if type(value) is not float or not least <= value <= 1]
+        if wrong:
+            return f"{name} holds {wrong[0]!r}, which pixels on a scale of 0 to 1 cannot have"
+    try:
+        wanted = settings_of(card.method, None, card.settings).as_dict()
+    except WellhouseError as error:
+        return str(error).rstrip(".")
+    lacking = sorted(set(wanted) - set(card.settings))
+    return f"has no setting {lacking[0]!r} of {card.method}" if lacking else None
 
 
 def _frozen(value: Any) -> Any:

@@ -32,6 +32,7 @@ _VERSION = 1
 _YOUNG_SECONDS = 60
 _PIXELS, _ABOUT = "pixels.npy", "part.json"
 _IMAGE = ("well", "field", "cell")
+_CHANGED = "is not the file that came in: ingest the plate again"
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,11 @@ def _write(own: Path, job: Job, workers: int, advance: Callable[[int], None]) ->
             count += len(crops)
             file.write(crops.data)
         if count == 0:
+            is_away = any(image.is_gone and _CHANGED not in image.reason for image in left)
+            remedy = "is the folder mounted? Leave" if is_away else "leave"
             message = (
-                f"plate {job.key[2]!r}: none of its {len(job.images)} images can be used (first: {left[0].reason}): is "
-                "the folder mounted? Leave the plate out with --where"
+                f"plate {job.key[2]!r}: none of its {len(job.images)} images can be used (first: {left[0].reason}): "
+                f"{remedy} the plate out with --where"
             )
             raise TrainingError(message)
         file.seek(0)
@@ -292,7 +295,7 @@ def _crops_of(
         for path in dict.fromkeys(path for path, _ in image.files.values()):
             is_gone = True
             if digest(path) != recorded[str(path)]:
-                message = f"{path}: is not the file that came in: ingest the plate again"
+                message = f"{path}: {_CHANGED}"
                 raise ImageError(message)
             is_gone = False
         pixels = read_field(image.files, job.known.channels)

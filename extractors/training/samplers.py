@@ -154,14 +154,20 @@ def dose_ranks(compounds: Ints, concentrations: NDArray[np.float64]) -> tuple[In
     Returns:
         Ranks (n,): 0 the lowest, −1 where there is none; levels (n,): doses that the compound has.
     """
-    ranks = np.full(len(compounds), -1, dtype=np.int64)
-    levels = np.zeros(len(compounds), dtype=np.int64)
-    known = ~np.isnan(concentrations)
-    for compound in np.unique(compounds):
-        own = compounds == compound
-        doses, rank = np.unique(concentrations[own & known], return_inverse=True)
-        ranks[own & known] = rank
-        levels[own] = len(doses)
+    ranks, levels = np.empty((2, len(compounds)), dtype=np.int64)
+    if not len(compounds):
+        return ranks, levels
+    order = np.lexsort((concentrations, compounds))  # NaN comes last within its compound
+    own, doses = compounds[order], concentrations[order]
+    is_first = np.append(True, own[1:] != own[:-1])
+    is_known = ~np.isnan(doses)
+    is_new = is_known & (is_first | np.append(True, doses[1:] != doses[:-1]))
+    number, starts = np.cumsum(is_new), np.flatnonzero(is_first)
+    sizes = np.diff(np.append(starts, len(order)))
+    levels_of = np.add.reduceat(is_new, starts, dtype=np.int64)
+    before = np.repeat(number[starts] - is_new[starts], sizes)
+    ranks[order] = np.where(is_known, number - before - 1, -1)
+    levels[order] = np.repeat(levels_of, sizes)
     return ranks, levels
 
 

@@ -204,7 +204,8 @@ class Method:
 
 #: ImageNet weights that come with a package, crops of a quarter of the area, and an optimizer that needs few steps.
 _SMALL: Mapping[str, object] = {
-    "network": "tf_efficientnet_lite0", "weights": "package", "crop": 64, "epochs": 6, "optimizer": "adamw",
+    "network": "tf_efficientnet_lite0", "weights": "package", "crop": 64, "size": 48, "epochs": 12,
+    "optimizer": "adamw",
     "learning_rate": 0.001, "weight_decay": 0.01, "schedule": "cosine",
 }  # fmt: skip
 METHODS = (
@@ -219,7 +220,7 @@ METHODS = (
         "pseudo_classification", PseudoClassificationSettings,
         {key: value for key, value in _SMALL.items() if key not in ("network", "weights")},
     ),
-    Method("metadata_guided", MetadataGuidedSettings, _SMALL),
+    Method("metadata_guided", MetadataGuidedSettings, {**_SMALL, "objective": "implicit"}),
 )  # fmt: skip
 PRESETS = ("paper", "small")
 

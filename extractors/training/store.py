@@ -1,8 +1,12 @@
 """The crops of many plates on disk: cut once, taken up again, read a batch at a time."""
 
 import hashlib
+import math
+import mmap
+import os
 import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +26,8 @@ Progress = Callable[[str, int, int], None]
 _PLATE = ("source", "batch", "plate")
 #: The most crops that means and standard deviations are taken from.
 _MOST_FOR_STATISTICS = 8192
+#: The most files that are mapped at once: each map holds a descriptor, and a process has 1,024 of these as a rule.
+_MOST_MAPS = 256
 
 
 class CropStore:
@@ -58,7 +64,8 @@ class CropStore:
         self.digest = hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()
         self._starts = np.concatenate([[0], ends])
         self._files = [part.pixels for part in parts]
-        self._maps = [_mapped(file) for file in self._files]
+        self._stamps = [_stamp(file.stat()) for file in self._files]
+        self._open()
 
     @classmethod
     def open_or_cut(
@@ -128,8 +135,20 @@ class CropStore:
         parts = np.searchsorted(self._starts, rows[order], side="right") - 1
         present, firsts = np.unique(parts, return_index=True)
         for part, places in zip(present, np.split(order, firsts[1:]), strict=False):
-            out[places] = self._maps[part][rows[places] - self._starts[part]]
+            pixels = self._pixels(part)
+            out[places] = pixels[rows[places] - self._starts[part]]
         return out
+
+    def _open(self) -> None:
+        self._mapped = lru_cache(_MOST_MAPS)(_mapped)
+        # What is mapped stays readable when another process cuts the plate anew.
+        for part in range(min(len(self._files), _MOST_MAPS)):
+            self._pixels(part)
+
+    def _pixels(self, part: int) -> np.ndarray:
+        side, count = self.settings.side, int(self._starts[part + 1] - self._starts[part])
+        shape = (count, len(self.channels), side, side)
+        return self._mapped(self._files[part], self._stamps[part], shape, self.settings.dtype)
 
     def statistics(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Give mean and standard deviation of each channel on the scale 0 to 1: two of (C,) float64.
@@ -152,16 +171,33 @@ class CropStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # A process that reads ahead maps the files itself: the crops do not travel.
-        return self.__dict__ | {"_maps": None}
+        return self.__dict__ | {"_mapped": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._maps = [_mapped(file) for file in self._files]
+        self._open()
 
 
-def _mapped(file: Path) -> np.ndarray:
-    # As a plain array: indexing a memmap costs more than reading a small crop.
-    return np.asarray(np.load(file, mmap_mode="r"))
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    """Tell a file from another one that took its place: its length, and when it was written."""
+    return found.st_size, found.st_mtime_ns
+
+
+def _mapped(file: Path, stamp: tuple[int, int], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Map the crops of a plate: `np.load` without reading the header, which takes longer than a few crops."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    with file.open("rb") as opened:
+        if _stamp(os.fstat(opened.fileno())) != stamp:
+            # An image that could not be read is back, and another process has cut the plate anew.
+            message = f"{file}: another process changed it meanwhile: try again"
+            raise TrainingError(message)
+        if stamp[0] <= size:
+            message = (
+                f"{file} is damaged, it is shorter than its crops: remove its folder, and they are cut again"
+            )
+            raise TrainingError(message)
+        held = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(held, dtype, offset=stamp[0] - size).reshape(shape)
 
 
 class _Told:
