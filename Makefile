@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format proofs bench real-screen clean
+.PHONY: help install demo test test-fast lint format proofs learning-proof bench real-screen clean
 
 help: ## Show the verbs.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,15 +47,19 @@ format: install ## Bring the code into its one format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proofs: install ## The long forms: 50 kills on each kind of lake, 4 writers x 25 plates, scib-metrics (about half an hour).
+proofs: install ## The long forms: 50 kills on each kind of lake, 4 writers x 25 plates, scib-metrics, training (about an hour).
 	WELLHOUSE_LONG=1 OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 0 -s --durations=20 \
-		tests/test_night_kills.py tests/test_team.py tests/test_lake.py tests/test_batch_effects.py tests/test_sphering.py
+		tests/test_night_kills.py tests/test_team.py tests/test_lake.py tests/test_batch_effects.py tests/test_sphering.py \
+		tests/test_places.py tests/test_learning_proof.py tests/test_docs.py
+
+learning-proof: install ## Each trained method against transfer, shuffled labels and real crops: prints its tables (about an hour).
+	$(BIN)/python -m benchmarks.proof_learning
 
 bench: install ## Measure speed and memory as ratios, and write benchmarks/RESULTS.md.
 	$(BIN)/python -m benchmarks.run
 
 real-screen: install ## Follow docs/real_screen.md on real data (WELLHOUSE_TEST_DATA, else ../shared/data).
-	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py -k real_screen
+	WELLHOUSE_LONG=1 $(BIN)/python -m pytest -n 0 -s tests/test_docs.py -k real_screen
 
 clean: ## Remove what the verbs made in this checkout; the shared environment stays.
 	rm -rf $(DEMO) .venv .pytest_cache .ruff_cache .mypy_cache build dist

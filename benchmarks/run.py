@@ -21,6 +21,7 @@ ALL = (
     "sphering",
     "search",
     "evaluate",
+    "train",
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MARK = "<!-- written by make bench: below this line -->"

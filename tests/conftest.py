@@ -1,13 +1,35 @@
 """Fixtures shared by all tests."""
 
+import functools
 import os
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from benchmarks.servers import _s3, postgres, s3  # noqa: F401  (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _sparing(connect):
+    """DuckDB without what costs tests most: a third of their time.
+
+    A lake that is opened loads extensions, and DuckDB hashes their files each time (0.1 s); and its threads wait for
+    each other by spinning, which takes the core from the other worker. Commands that tests start as processes, and
+    all in the long form, run as they do for users.
+    """
+
+    @functools.wraps(connect)
+    def connected(*arguments, config=None, **others):
+        spared = {"allow_unsigned_extensions": True, "threads": 1}
+        return connect(*arguments, config={**spared, **(config or {})}, **others)
+
+    return connected
+
+
+if not os.environ.get("WELLHOUSE_LONG"):
+    duckdb.connect = _sparing(duckdb.connect)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from warehouse.status import faults
 from warehouse.upkeep.verify import verify
 
 LONG = bool(os.environ.get("WELLHOUSE_LONG"))
-KILLS = 50 if LONG else 3
-PLATES = 12 if LONG else 6
+KILLS = 50 if LONG else 2
+PLATES = 12 if LONG else 4
 #: Tables of a finished night, and what in them is of the moment and not of the plates.
 TABLES = {
     "main.plates": "run, added_at",
