@@ -105,7 +105,9 @@ def prepare(
         return np.empty((0, channels, settings.side, settings.side), settings.dtype)
     planes = stretched(sample.pixels, settings.clip, light)
     if not planes.any():
-        message = f"no channel of {', '.join(sample.channels)} has two different values: there is nothing to see"
+        message = (
+            f"no channel of {', '.join(sample.channels)} has two different values: there is nothing to see"
+        )
         raise ImageError(message)
     largest = LARGEST[settings.dtype]
     if sample.is_crop:
