@@ -50,7 +50,7 @@ format: install ## Bring the code into its one format.
 proofs: install ## The long forms: 50 kills on each kind of lake, 4 writers x 25 plates, scib-metrics, training (about an hour).
 	WELLHOUSE_LONG=1 OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 0 -s --durations=20 \
 		tests/test_night_kills.py tests/test_team.py tests/test_lake.py tests/test_batch_effects.py tests/test_sphering.py \
-		tests/test_places.py tests/test_learning_proof.py tests/test_docs.py
+		tests/test_places.py tests/test_training.py tests/test_learning_proof.py tests/test_docs.py
 
 learning-proof: install ## Each trained method against transfer, shuffled labels and real crops: prints its tables (about an hour).
 	$(BIN)/python -m benchmarks.proof_learning

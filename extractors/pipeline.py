@@ -11,6 +11,8 @@ from extractors.base import Extractor
 from extractors.embedding import Counts, Known, PipelineSettings, extract, for_plate
 from extractors.plate_images import (
     PlateImage,
+    Progress,
+    Told,
     content_hash,
     digests_of,
     gathered,
@@ -31,8 +33,6 @@ from warehouse.runs import Run, counts_of, outcome_of
 from warehouse.screens.model import Screen
 
 Key = tuple[str, str, str]
-#: Called with the plate, the images done and the images of the plate.
-Progress = Callable[[str, int, int], None]
 
 _DNA_NAMES = ("DNA", "DAPI", "Hoechst")
 _CELL_NAMES = ("RNA", "AGP", "Actin", "Tubulin")
@@ -266,7 +266,7 @@ def take_plate(
     Raises:
         ScreenError: nothing of it can be used, wells would be lost, or a file is another than the one that is known.
     """
-    target, progress = job.target, _Progress(job.progress, key[2], len(images))
+    target, progress = job.target, Told(job.progress, key[2], len(images))
     extractor = for_plate(job.extractor, images, job.settings.workers)
     with PlateBuilder(target, spool_bytes=job.settings.spool_bytes, allow_missing=False) as cells:
         counts = Counts()
@@ -302,15 +302,3 @@ def take_plate(
         cells.rejected,
         len(plate.wells),
     )
-
-
-class _Progress:
-    """Counts images for one plate and tells whoever listens."""
-
-    def __init__(self, listener: Progress | None, plate: str, total: int) -> None:
-        self.listener, self.plate, self.total, self.done = listener, plate, total, 0
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        if self.listener:
-            self.listener(self.plate, self.done, self.total)

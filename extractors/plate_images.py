@@ -18,6 +18,8 @@ from warehouse.lake import Lake
 
 T = TypeVar("T")
 R = TypeVar("R")
+#: Called with the plate, the images done and the images of the plate.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -171,3 +173,16 @@ def whole_fields(
         group.append(pair)
     if group:
         yield group
+
+
+class Told:
+    """Counts the images of one plate that are done, and tells whoever listens."""
+
+    def __init__(self, listener: Progress | None, plate: str, total: int) -> None:
+        self.listener, self.plate, self.total, self.done = listener, plate, total, 0
+
+    def advance(self, count: int) -> None:
+        """Count some more."""
+        self.done += count
+        if self.listener:
+            self.listener(self.plate, self.done, self.total)

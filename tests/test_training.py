@@ -425,34 +425,37 @@ def test_training_on_a_gpu(lake, models, precision):
     assert report.validation_accuracy > 0.7
 
 
-@pytest.mark.skipif(not os.environ.get("WELLHOUSE_LONG"), reason="long form: make proofs")
-def test_two_processes_share_the_steps_of_an_epoch(path, models):
-    """On a CPU two processes do what two GPUs would: halves of the steps each, one model, one log."""
-    command = [
-        "train",
-        "cell_painting_cnn",
-        "--lake",
-        str(path),
-        "--models",
-        str(models),
-        "--name",
-        "two",
-        "--json",
-    ]
-    wanted = SMALL | {"epochs": 12, "holdout": "cells", "patience": 12}
-    chosen = [f"{key}={value}" for key, value in wanted.items()]
-    for setting in chosen:
-        command += ["--set", setting]
-    command += ["--device", "cpu", "--devices", "2"]
+def by_two_processes(path: Path, models: Path, name: str, changed: dict[str, object]) -> dict[str, Any]:
+    """Train as the command line does: Lightning starts the second process by the same command."""
+    command = ["train", "cell_painting_cnn", "--lake", str(path), "--models", str(models), "--name", name]
+    for key, value in (SMALL | changed).items():
+        command += ["--set", f"{key}={value}"]
+    command += ["--device", "cpu", "--devices", "2", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *command], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "cli", *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+LONG = pytest.mark.skipif(not os.environ.get("WELLHOUSE_LONG"), reason="long form: make proofs")
+
+
+@LONG
+def test_two_processes_share_the_steps_of_an_epoch(path, models):
+    """On a CPU two processes do what two GPUs would: halves of the steps each, one model, one log."""
+    report = by_two_processes(path, models, "two", {"epochs": 12, "holdout": "cells"})
     assert (report["outcome"], report["epochs"]) == ("trained", 12)
     assert report["validation_accuracy"] > 0.6
     assert read_model(models / "two").card.identity() == report["identity"]
     assert len(read_log(models / "two" / "log.csv")) == 12
+
+
+@LONG
+def test_two_processes_stop_together(path, models):
+    """Each has batch statistics, and so a criterion, of its own: one of them decides."""
+    report = by_two_processes(path, models, "together", {"epochs": 40, "patience": 1, "learning_rate": 0.05})
+    assert report["epochs"] < 40
 
 
 def test_a_feature_set_of_fewer_channels_takes_none_from_the_others(tmp_path):
@@ -475,29 +478,6 @@ def test_a_feature_set_of_fewer_channels_takes_none_from_the_others(tmp_path):
             lake, screen, Means(("DNA",)), feature_set="other", settings=PipelineSettings(replace=True)
         )
         assert images_of(lake, ("s", "b1", "P1"), CHANNELS).is_empty()
-
-
-@pytest.mark.skipif(not os.environ.get("WELLHOUSE_LONG"), reason="long form: make proofs")
-def test_two_processes_stop_together(path, models):
-    """Each has batch statistics, and so a criterion, of its own: one of them decides."""
-    command = [
-        "train",
-        "cell_painting_cnn",
-        "--lake",
-        str(path),
-        "--models",
-        str(models),
-        "--name",
-        "together",
-    ]
-    for key, value in (SMALL | {"epochs": 40, "patience": 1, "learning_rate": 0.05}).items():
-        command += ["--set", f"{key}={value}"]
-    command += ["--device", "cpu", "--devices", "2", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["epochs"] < 40
 
 
 # ------------------------------------------------------------------------------------------ small parts

@@ -40,6 +40,8 @@ __all__ = ["TrainingReport", "models_folder", "train"]
 
 #: Threads that cut crops.
 _THREADS = min(cpu_count() or 1, 16)
+#: Processes that read ahead of a GPU.
+_READERS = min(cpu_count() or 1, 8)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def train(
         devices: how many GPUs, or on a CPU processes, share the steps of an epoch out; steps beyond a multiple of
             their number are left out of it.
         precision: of Lightning: `32`, `bf16-mixed`, `16-mixed`.
-        workers: processes that read crops ahead.
+        workers: processes that read crops ahead; 0 for none on a CPU, which is busy anyway, and up to 8 beside a GPU.
         fresh: begin again, whatever the folder holds.
         progress: told of crops that are cut: plate, done, total.
         say: told of each epoch in a line.
@@ -175,7 +177,7 @@ def train(
         module.scale_by(mean, std)
         data = CropData(
             store, chosen.cells, module.plan, module.validate, batch_size=settings.batch_size, seed=settings.seed,
-            workers=workers,
+            workers=workers or (_READERS if accelerator == "gpu" else 0),
         )  # fmt: skip
         trainer, patience = trainer_of(settings, accelerator, devices, precision, folder, data, say, bars)
         if fresh and is_first:

@@ -5,7 +5,6 @@ import math
 import mmap
 import os
 import shutil
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -13,15 +12,13 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from extractors.plate_images import Progress, Told
 from extractors.training.crops import LARGEST, CropSettings
 from extractors.training.illumination import evenly
 from extractors.training.parts import Job, Part, cut, is_back, job_of, read_part
 from warehouse.errors import TrainingError
 from warehouse.known_cells import KnownCells, images_of_plates
 from warehouse.lake import Lake
-
-#: Called with the plate, the images done and the images of the plate.
-Progress = Callable[[str, int, int], None]
 
 _PLATE = ("source", "batch", "plate")
 #: The most crops that means and standard deviations are taken from.
@@ -104,7 +101,7 @@ class CropStore:
         _refuse_full(folder, [job for job, part in zip(jobs, parts, strict=True) if part is None])
         whole = []
         for job, part in zip(jobs, parts, strict=True):
-            told = _Told(progress, job.key[2], len(job.images))
+            told = Told(progress, job.key[2], len(job.images))
             if part is None:
                 part = cut(folder, job, workers=workers, advance=told.advance)
             else:
@@ -198,18 +195,6 @@ def _mapped(file: Path, stamp: tuple[int, int], shape: tuple[int, ...], dtype: s
             raise TrainingError(message)
         held = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(held, dtype, offset=stamp[0] - size).reshape(shape)
-
-
-class _Told:
-    """Counts the images of one plate and tells whoever listens."""
-
-    def __init__(self, listener: Progress | None, plate: str, total: int) -> None:
-        self.listener, self.plate, self.total, self.done = listener, plate, total, 0
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        if self.listener:
-            self.listener(self.plate, self.done, self.total)
 
 
 def _jobs(lake: Lake, known: KnownCells, settings: CropSettings) -> tuple[list[Job], list[int]]:
