@@ -103,7 +103,7 @@ def ingest(
     Example: `wellhouse ingest manifest.csv --layout layout.csv --extractor transfer`
     """
     from extractors import registry
-    from extractors.nights import ingest_job, screen_of
+    from extractors.nights import ingest_job, screen_of, whole_paths
     from warehouse.lake import Lake
     from warehouse.nights.jobs import ImagesJob, text
     from warehouse.nights.take import put_failed
@@ -112,7 +112,7 @@ def ingest(
     registry.entry(extractor)
     chosen = () if channels is None else tuple(name.strip() for name in channels.split(","))
     job = ImagesJob(
-        text(manifest), extractor, feature_set or "", dict(map(json_pair, setting or [])), text(layout),
+        text(manifest), extractor, feature_set or "", whole_paths(dict(map(json_pair, setting or []))), text(layout),
         text(annotations), text(images), source, batch, chosen, dna_channel, cell_channel, field_operator,
         well_operator, compound_column, tuple(plate or ()), tuple(well or ()), replace,
     )  # fmt: skip

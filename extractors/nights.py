@@ -46,6 +46,16 @@ def ingest_job(
     )  # fmt: skip
 
 
+def whole_paths(settings: Mapping[str, object]) -> dict[str, object]:
+    """Make paths of a model and of weights absolute: a job that is tried again may be tried from another folder."""
+    return {
+        name: str(Path(value).absolute())
+        if name in ("model", "weights") and isinstance(value, str) and Path(value).exists()
+        else value
+        for name, value in settings.items()
+    }
+
+
 def screen_of(job: ImagesJob) -> Screen:
     """Read the screen of a job; in a gallery's folders the layout is found beside the manifest.
 

@@ -16,6 +16,7 @@ from PIL import Image
 import cli
 from extractors import embedding, image_query, registry
 from extractors.image_query import profile_of_images
+from extractors.nights import whole_paths
 from extractors.pipeline import PipelineSettings, ingest_screen
 from extractors.remake import remade
 from extractors.simulator import SimulatorSettings, simulate_screen
@@ -324,3 +325,10 @@ def test_failed_plates_are_told_and_the_command_ends_with_one(call, world, tmp_p
     assert ended.err.count("error: plate 'SYNTH-B") == 2
     assert "is in the lake and is not there now: is the folder mounted?" in ended.err
     assert "note: 2 of 2 plates failed: mend what is wrong, then `wellhouse extract cnn` again" in ended.err
+
+
+def test_paths_of_models_hold_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cnn").mkdir()
+    given = {"model": "cnn", "weights": "package", "size": 64}
+    assert whole_paths(given) == {"model": str(tmp_path / "cnn"), "weights": "package", "size": 64}

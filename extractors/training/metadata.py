@@ -64,7 +64,7 @@ class MetadataLoss(nn.Module):
             self.projection = nn.Linear(dim, projection)
         else:
             self.compound = nn.Linear(dim, compounds)
-            self.dose = nn.Linear(dim, max(doses - 1, 0))
+            self.dose = nn.Linear(dim, doses - 1) if doses > 1 else None
             self.plate = DomainHead(dim, plates, hidden=(128,)) if plates else None
 
     def forward(
@@ -82,7 +82,7 @@ class MetadataLoss(nn.Module):
         return implicit(
             self.compound(embeddings),
             compounds,
-            self.dose(embeddings),
+            None if self.dose is None else self.dose(embeddings),
             doses,
             levels,
             None if self.plate is None else self.plate(embeddings),

@@ -204,7 +204,7 @@ class Method:
 
 #: ImageNet weights that come with a package, crops of a quarter of the area, and an optimizer that needs few steps.
 _SMALL: Mapping[str, object] = {
-    "network": "tf_efficientnet_lite0", "weights": "package", "crop": 64, "size": 48, "epochs": 12,
+    "network": "tf_efficientnet_lite0", "weights": "package", "crop": 64, "size": 48, "epochs": 24,
     "optimizer": "adamw",
     "learning_rate": 0.001, "weight_decay": 0.01, "schedule": "cosine",
 }  # fmt: skip
@@ -213,7 +213,7 @@ METHODS = (
     Method("online_label_smoothing", OnlineLabelSmoothingSettings, _SMALL),
     Method(
         "attention_mil", AttentionSettings,
-        {**_SMALL, "batch_size": 8, "bag_size": 8, "least_treated": 2, "most_treated": 6},
+        {**_SMALL, "batch_size": 8, "bag_size": 8, "least_treated": 2, "most_treated": 6, "bags_per_class": 10},
     ),
     Method("gradient_reversal", ReversalSettings, {**_SMALL, "domain_layers": "128"}),
     Method(
