@@ -213,7 +213,9 @@ METHODS = (
     Method("online_label_smoothing", OnlineLabelSmoothingSettings, _SMALL),
     Method(
         "attention_mil", AttentionSettings,
-        {**_SMALL, "batch_size": 8, "bag_size": 8, "least_treated": 2, "most_treated": 6, "bags_per_class": 10},
+        {
+            **_SMALL, "batch_size": 16, "bag_size": 4, "least_treated": 2, "most_treated": 4, "bags_per_class": 16,
+        },
     ),
     Method("gradient_reversal", ReversalSettings, {**_SMALL, "domain_layers": "128"}),
     Method(
