@@ -59,7 +59,7 @@ def test_what_is_learned_brings_mechanisms_together(lake, models):
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="ten minutes: set WELLHOUSE_LONG=1 (make proofs)")
 def test_methods_beat_transfer_in_other_batches_and_shuffled_labels_do_not(tmp_path):
-    """Wells after centring: NSB .66 of `transfer`, .81, .73 and .48 where this was written."""
+    """Wells after centring: NSB .57 of `transfer`, .77, .69 and .43 where this was written."""
     with proof.simulated(tmp_path) as lake:
         for method in ("gradient_reversal", "cell_painting_cnn"):
             proof.learned(lake, method, method)
