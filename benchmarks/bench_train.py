@@ -17,8 +17,9 @@ from benchmarks.proof_learning import simulated
 from extractors.extraction import Asked, extract
 from extractors.learned import Learned
 from extractors.simulator import CHANNELS, SimulatorSettings
+from extractors.training.crops import CropSettings
 from extractors.training.networks import create
-from extractors.training.run import crop_settings, train
+from extractors.training.run import train
 from extractors.training.settings import Settings, settings_of
 from extractors.training.store import CropStore
 from warehouse.known_cells import known_cells
@@ -69,7 +70,9 @@ def measure() -> list[Row]:
 def _cutting(lake: Lake, settings: Settings) -> Row:
     known = known_cells(lake, cells_of="transfer")
     start = perf_counter()
-    store = CropStore.open_or_cut(lake.path / "models" / "crops", lake, known, crop_settings(settings))
+    store = CropStore.open_or_cut(
+        lake.path / "models" / "crops", lake, known, CropSettings.of(settings.as_dict())
+    )
     cut = perf_counter() - start
     fields = known.rows.select("plate", "well", "field").n_unique()
     indices = np.random.default_rng(0).permutation(len(store))

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from extractors.base import FieldSample, SettingError
-from extractors.segment import SegmentSettings, segment
+from extractors.segment import CROP_SEGMENTATION, segment_central
 from warehouse.errors import ImageError
 from warehouse.names import unknown
 
@@ -140,7 +140,7 @@ class CellProfiler:
         self.version = f"1+cp_measure.{version('cp_measure')}"
         self.parameters: dict[str, object] = asdict(self.settings) | {
             "texture_scales": list(self.settings.texture_scales),
-            "crop_segmentation": asdict(_CROP_SEGMENTATION),
+            "crop_segmentation": asdict(CROP_SEGMENTATION),
         }
         # The names come from the measurements themselves, on a probe that is the same every time.
         probe = np.random.default_rng(0).uniform(0.1, 1, (len(self.channels), 64, 64))
@@ -227,14 +227,8 @@ class CellProfiler:
             if channel is not None and channel not in self.channels:
                 raise unknown(channel, "channel to segment crops by", self.channels)
         dna, cell = (None if c is None else pixels[self.channels.index(c)] for c in wanted)
-        _, masks = segment(dna, cell, _CROP_SEGMENTATION)
-        if not masks.nuclei.any():
-            return masks.nuclei, masks.cells
-        y, x = np.indices(masks.nuclei.shape)
-        height, width = masks.nuclei.shape
-        far = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
-        label = masks.nuclei.flat[np.argmin(np.where(masks.nuclei > 0, far, np.inf))]
-        return (masks.nuclei == label).astype(np.int32), (masks.cells == label).astype(np.int32)
+        masks = segment_central(dna, cell)
+        return masks.nuclei, masks.cells
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         """Bring pixels to [0, 1], which cp_measure asks for."""
@@ -356,7 +350,3 @@ class CellProfiler:
                         yield f"{feature[:-2]}_{second}_{first}", values
                     else:
                         yield f"{feature.removesuffix('_1')}_{first}_{second}", values
-
-
-# A crop is one cell already chosen: a nucleus that reaches the crop's edge is still that cell's.
-_CROP_SEGMENTATION = SegmentSettings(keep_border_nuclei=True)

@@ -88,10 +88,7 @@ class Learned:
         if wrong is not None:
             message = f"{model}: has {wrong} {told[wrong]!r}, and {recorded[wrong]!r} is wanted: it is another model"
             raise SettingError(message)
-        self.crop_settings = CropSettings(
-            told["crop"], told["size"] or None, (told["clip_low"], told["clip_high"]), told["pixels"],
-            told["illumination"], told["masked"],
-        )  # fmt: skip
+        self.crop_settings = CropSettings.of(told)
         self.network = create(
             told["network"], len(channels), layers=layers_of(told["layer"]), size=self.crop_settings.side
         )

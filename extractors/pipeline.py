@@ -20,6 +20,7 @@ from extractors.plate_images import (
     refuse_unreachable,
 )
 from extractors.quality import quality_rows
+from extractors.segment import CELL_NAMES, DNA_NAMES, channel_of
 from extractors.staging import Staged, staged
 from warehouse import ingest, layouts
 from warehouse.errors import LakeUnavailableError, ScreenError, WellhouseError
@@ -34,8 +35,6 @@ from warehouse.screens.model import Screen
 
 Key = tuple[str, str, str]
 
-_DNA_NAMES = ("DNA", "DAPI", "Hoechst")
-_CELL_NAMES = ("RNA", "AGP", "Actin", "Tubulin")
 _REJECTION = {"well": pl.String, "field": pl.String, "cell": pl.String, "reason": pl.String}
 
 
@@ -133,15 +132,10 @@ def ingest_screen(
 
 def resolve_channels(settings: PipelineSettings, channels: tuple[str, ...], origin: str) -> PipelineSettings:
     """Fill in the channels that segmentation uses, or say which one is missing."""
-    folded = {channel.casefold(): channel for channel in channels}
-    dna = settings.dna_channel or next(
-        (folded[n.casefold()] for n in _DNA_NAMES if n.casefold() in folded), None
-    )
-    cell = settings.cell_channel or next(
-        (folded[n.casefold()] for n in _CELL_NAMES if n.casefold() in folded), None
-    )
+    dna = settings.dna_channel or channel_of(DNA_NAMES, channels)
+    cell = settings.cell_channel or channel_of(CELL_NAMES, channels)
     if dna is None:
-        message = f"{origin}: no channel named {', '.join(_DNA_NAMES)} among {', '.join(channels)}: give --dna-channel"
+        message = f"{origin}: no channel named {', '.join(DNA_NAMES)} among {', '.join(channels)}: give --dna-channel"
         raise ScreenError(message)
     for name in (dna, cell):
         if name is not None and name not in channels:

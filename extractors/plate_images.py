@@ -47,25 +47,6 @@ def gathered(rows: pl.DataFrame) -> list[PlateImage]:
     return images
 
 
-def from_lake(rows: pl.DataFrame) -> list[PlateImage]:
-    """Take up images that came in before: rows of `main.fields` of one plate, in the order of `gathered`."""
-    columns = ("well", "field", "cell", "channels", "paths", "planes")
-    return [
-        PlateImage(
-            well,
-            name,
-            cell,
-            {
-                channel: (Path(path), plane)
-                for channel, path, plane in zip(channels, paths, planes, strict=True)
-            },
-        )
-        for well, name, cell, channels, paths, planes in rows.sort(columns[:3], nulls_last=True)
-        .select(columns)
-        .iter_rows()
-    ]
-
-
 def digests_of(images: Sequence[PlateImage], workers: int) -> dict[Path, str | None]:
     """Hash every file once; None where there is none."""
     paths = sorted({path for image in images for path, _ in image.files.values()})

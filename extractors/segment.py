@@ -1,5 +1,6 @@
 """Nuclei from the DNA channel, and the cell around each nucleus."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,13 @@ class NucleiMatch:
     extra: int
 
 
+#: A single-cell picture is one cell already chosen: a nucleus that reaches its edge is still that cell's.
+CROP_SEGMENTATION = SegmentSettings(keep_border_nuclei=True)
+#: Names of channels in which nuclei are found, and in which cells are found around them, the first that is there.
+DNA_NAMES = ("DNA", "DAPI", "Hoechst")
+CELL_NAMES = ("RNA", "AGP", "Actin", "Tubulin")
+
+
 def segment(
     dna: np.ndarray, cell_channel: np.ndarray | None = None, settings: SegmentSettings | None = None
 ) -> tuple[pl.DataFrame, Masks]:
@@ -108,6 +116,35 @@ def segment(
     cells = _cells(objects, cell_channel, settings)
     kept = _kept(objects, settings)
     return _geometry(kept[objects], kept[cells])
+
+
+def segment_central(dna: np.ndarray, cell_channel: np.ndarray | None = None) -> Masks:
+    """Segment a single-cell picture and keep the object whose nucleus is nearest its centre.
+
+    Args:
+        dna: (H, W).
+        cell_channel: as in `segment`.
+
+    Returns:
+        Label images with the one label 1; without any where no nucleus is found.
+
+    Raises:
+        ImageError: as `segment`.
+    """
+    _, masks = segment(dna, cell_channel, CROP_SEGMENTATION)
+    if not masks.nuclei.any():
+        return masks
+    y, x = np.indices(masks.nuclei.shape)
+    height, width = masks.nuclei.shape
+    far = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
+    label = masks.nuclei.flat[np.argmin(np.where(masks.nuclei > 0, far, np.inf))]
+    return Masks((masks.nuclei == label).astype(np.int32), (masks.cells == label).astype(np.int32))
+
+
+def channel_of(names: Sequence[str], channels: Sequence[str]) -> str | None:
+    """Find the channel that has the first of some names, in whatever case; None where none has any."""
+    folded = {channel.casefold(): channel for channel in channels}
+    return next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
 
 
 def match_nuclei(found_xy: np.ndarray, reference_xy: np.ndarray, tolerance_px: float) -> NucleiMatch:

@@ -18,8 +18,9 @@ import pytest
 
 from extractors.base import FieldSample
 from extractors.images import read_field
+from extractors.known_images import images_and_digests
 from extractors.pipeline import ingest_screen
-from extractors.plate_images import from_lake, gathered
+from extractors.plate_images import PlateImage, gathered
 from extractors.segment import segment
 from extractors.simulator import SimulatorSettings, simulate_screen
 from extractors.training import parts, store
@@ -107,6 +108,10 @@ def pictures(tmp_path_factory) -> Path:
     with Lake.create(base / "lake") as lake:
         ingest_screen(lake, read_screen(base / "manifest.csv"), Count(("DNA", "RNA", "Mito")))
     return base
+
+
+def from_lake(rows: pl.DataFrame) -> list[PlateImage]:
+    return images_and_digests(rows, CHANNELS)[0]
 
 
 def everything(opened: CropStore) -> np.ndarray:

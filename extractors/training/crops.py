@@ -7,7 +7,9 @@ channel and plate, the histogram of each image stretched between its 0.05th and 
 128 × 128 pixels around each nucleus.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -64,6 +66,14 @@ class CropSettings:
         object.__setattr__(self, "clip", ends)
         if self.dtype not in LARGEST:
             raise unknown(str(self.dtype), "dtype of crops", LARGEST)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """Take the part of a method's settings, by name, that decides a crop's pixels."""
+        return cls(
+            crop=settings["crop"], size=settings["size"] or None, clip=(settings["clip_low"], settings["clip_high"]),
+            dtype=settings["pixels"], illumination=settings["illumination"], masked=settings["masked"],
+        )  # fmt: skip
 
     @property
     def side(self) -> int:

@@ -4,12 +4,9 @@ import numpy as np
 import polars as pl
 
 from extractors.base import Masks
-from extractors.segment import SegmentSettings, segment
+from extractors.segment import CELL_NAMES, DNA_NAMES, channel_of, segment, segment_central
 from warehouse.errors import ImageError, TrainingError
 from warehouse.known_cells import KnownCells
-
-# A picture is one cell already chosen: a nucleus that reaches its edge is still that cell's.
-_CROP_SEGMENTATION = SegmentSettings(keep_border_nuclei=True)
 
 
 def central_cell(pixels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
@@ -22,28 +19,18 @@ def central_cell(pixels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
     Raises:
         ImageError: no channel for nuclei, or no nucleus in it.
     """
-    from extractors.pipeline import _CELL_NAMES, _DNA_NAMES
-
-    folded = {channel.casefold(): number for number, channel in enumerate(channels)}
-    dna, body = (
-        next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
-        for names in (_DNA_NAMES, _CELL_NAMES)
-    )
+    dna, body = channel_of(DNA_NAMES, channels), channel_of(CELL_NAMES, channels)
     if dna is None:
         message = (
-            f"no channel named {', '.join(_DNA_NAMES)} among {', '.join(channels)}: cells cannot be masked"
+            f"no channel named {', '.join(DNA_NAMES)} among {', '.join(channels)}: cells cannot be masked"
         )
         raise ImageError(message)
-    _, masks = segment(pixels[dna], None if body is None else pixels[body], _CROP_SEGMENTATION)
+    around = None if body is None else pixels[channels.index(body)]
+    masks = segment_central(pixels[channels.index(dna)], around)
     if not masks.nuclei.any():
-        message = (
-            f"no nucleus is found in channel {channels[dna]!r} of a single-cell picture: it cannot be masked"
-        )
+        message = f"no nucleus is found in channel {dna!r} of a single-cell picture: it cannot be masked"
         raise ImageError(message)
-    y, x = np.indices(masks.nuclei.shape)
-    height, width = masks.nuclei.shape
-    far = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
-    return masks.cells == masks.nuclei.flat[np.argmin(np.where(masks.nuclei > 0, far, np.inf))]
+    return masks.cells > 0
 
 
 def as_known(pixels: np.ndarray, cells: pl.DataFrame, known: KnownCells) -> Masks:

@@ -109,13 +109,15 @@ class Learner(lightning.LightningModule):
 
     def generator(self, step: int) -> torch.Generator:
         """Make the chance of one step: it hangs on seed, epoch and step, not on what ran before."""
-        seeds = np.random.SeedSequence([self.settings.seed, self.current_epoch, step])
-        return torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        return torch.Generator().manual_seed(self._seed(step))
 
     def on_train_epoch_start(self) -> None:
         """Dropout draws from the global generator: it too begins anew with each epoch."""
-        seeds = np.random.SeedSequence([self.settings.seed, self.current_epoch, 2**20])
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(self._seed(2**20))
+
+    def _seed(self, part: int) -> int:
+        seeds = np.random.SeedSequence([self.settings.seed, self.current_epoch, part])
+        return int(seeds.generate_state(1, np.uint64)[0] >> 1)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Give the loss of a step."""

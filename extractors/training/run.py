@@ -83,14 +83,6 @@ class TrainingReport:
     notes: tuple[str, ...]
 
 
-def crop_settings(settings: Settings) -> CropSettings:
-    """Give the part of the settings that decides a crop's pixels."""
-    return CropSettings(
-        crop=settings.crop, size=settings.size or None, clip=(settings.clip_low, settings.clip_high),
-        dtype=settings.pixels, illumination=settings.illumination, masked=settings.masked,
-    )  # fmt: skip
-
-
 def train(
     lake: Lake,
     method: str,
@@ -160,7 +152,12 @@ def train(
         first = choose(lake, known.rows, settings)
         module = None if is_done else _made(learner, known, settings, first)
         store = CropStore.open_or_cut(
-            models / folders.CROPS, lake, known, crop_settings(settings), workers=_THREADS, progress=progress
+            models / folders.CROPS,
+            lake,
+            known,
+            CropSettings.of(settings.as_dict()),
+            workers=_THREADS,
+            progress=progress,
         )
         chosen = choose(lake, store.rows, settings)
         notes = (*_left_out(known, store), *chosen.notes)
