@@ -253,9 +253,7 @@ class AttentionHead(nn.Module):
         self.classify = nn.Linear(dim, classes)
 
     def forward(self, bags: Tensor) -> Tensor:
-        """Classify bags; a single cell, (b, d), is a bag of its own."""
-        if bags.ndim == 2:
-            return self.classify(bags)
+        """Classify bags."""
         return self.classify(self.pool(bags)[0])
 
 
